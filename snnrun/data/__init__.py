@@ -1,0 +1,1 @@
+"""Datasets: sources, encodings and the resident batcher."""

@@ -1,0 +1,33 @@
+"""Errors that are the user's to mend: one line that says what, where, what is accepted, what to do."""
+
+
+class UserError(Exception):
+    """A mistake of the user; shown as one message without a traceback, exit code 1."""
+
+
+class ConfigError(UserError):
+    """A key, value or combination of values in the configuration that cannot be run."""
+
+
+class DataError(UserError):
+    """A dataset that is missing, incomplete or corrupt."""
+
+
+def choice(key: str, value: str, accepted: tuple[str, ...]) -> None:
+    """Refuse a value outside a closed list.
+
+    Raises:
+        ConfigError: naming the key, the value found and what is accepted.
+    """
+    if value not in accepted:
+        raise ConfigError(f"{key}: {value!r} is not one of {', '.join(accepted)}")
+
+
+def require(condition: bool, message: str) -> None:
+    """Refuse a configuration unless the condition holds.
+
+    Raises:
+        ConfigError: with the message, which names the key, what was found and what is accepted.
+    """
+    if not condition:
+        raise ConfigError(message)

@@ -1,0 +1,1 @@
+"""Meters: spikes, operations, memory, latency, health."""

@@ -1,0 +1,1 @@
+"""Topologies, written once against a kit."""

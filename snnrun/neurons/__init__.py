@@ -1,0 +1,1 @@
+"""Spiking neurons: what one unit computes, independent of how it is trained."""
