@@ -1,0 +1,75 @@
+"""Normalisations a synapse can carry, in activation space (batch norm) or in weight space."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORMS = ("none", "bn", "tdbn", "sws")
+
+
+class TimeBatchNorm(nn.Module):
+    """Batch norm with statistics over time, batch and space jointly (tdBN).
+
+    Computes ``y = weight * scale * (x - mean) / sqrt(var + eps) + bias`` per channel, weight and bias
+    starting at 1 and 0. ``scale`` is alpha * V_th of Zheng et al. (AAAI 2021, arXiv 2011.05280, eq. 5-7): 1 gives the
+    plain BN over T*B that TET uses. The scale stays outside the trained weight, so the gradient of the
+    weight is the paper's and not ``1 / scale`` times it.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, *, scale: float, eps: float = 1e-5, momentum: float = 0.1):
+        super().__init__()
+        self.scale, self.eps, self.momentum = scale, eps, momentum
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor, repeats: int = 1) -> Tensor:
+        """Normalise ``x`` [N, C, ...]; ``repeats`` says how many equal time steps each sample stands for."""
+        weight = self.weight * self.scale
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, weight, self.bias, False, 0.0, self.eps)
+        before = self.running_var.clone()
+        y = F.batch_norm(
+            x, self.running_mean, self.running_var, weight, self.bias, True, self.momentum, self.eps
+        )
+        self._count_repeats(before, x.numel() // x.shape[1], repeats)
+        return y
+
+    @torch.no_grad()
+    def _count_repeats(self, before: Tensor, n: int, repeats: int) -> None:
+        """Make the unbiased running variance that of ``n * repeats`` samples, as without hoisting."""
+        if repeats == 1 or n == 1:
+            return
+        factor = (n - 1) / n * (n * repeats) / (n * repeats - 1)
+        kept = (1 - self.momentum) * before
+        self.running_var.copy_(kept + (self.running_var - kept) * factor)
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Per-channel factor and offset of evaluation mode, for folding into the weights before it."""
+        factor = self.weight * self.scale / torch.sqrt(self.running_var + self.eps)
+        return factor, self.bias - factor * self.running_mean
+
+
+class StandardisedWeight(nn.Module):
+    """Scaled weight standardisation (sWS): ``gain * (W - mean) / sqrt(var * fan_in + 1e-4)`` per output channel.
+
+    Unbiased variance over the fan-in, trainable gain starting at 1 (Xiao et al., OTTT, NeurIPS 2022,
+    arXiv 2210.04195, section 4.4). Acts on weights only, so it is linear in whatever travels.
+    """
+
+    eps = 1e-4  # inside the root, after the variance was multiplied by the fan-in
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Standardise ``weight`` [out, ...]; same shape."""
+        rows = weight.flatten(1)
+        var, mean = torch.var_mean(rows, dim=1, keepdim=True)
+        scale = self.gain[:, None] * torch.rsqrt(var * rows.shape[1] + self.eps)
+        return ((rows - mean) * scale).view_as(weight)

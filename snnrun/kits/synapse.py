@@ -1,0 +1,79 @@
+"""Weighted connections: one linear op with its normalisation, applied to every time step of a chunk."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from snnrun.kits.norm import TimeBatchNorm
+
+Op = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
+
+
+def channels_out(op: Op) -> int:
+    """Number of output channels (features) of a weighted op."""
+    return op.out_features if isinstance(op, nn.Linear) else op.out_channels
+
+
+def fan_in(op: Op) -> int:
+    """Number of weights that reach one output unit of a weighted op."""
+    per_output = op.weight[:, 0] if isinstance(op, nn.ConvTranspose2d) else op.weight[0]
+    return per_output.numel()
+
+
+def apply(op: Op, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The linear map of ``op`` with the given weights on ``x`` [N, ...]."""
+    if isinstance(op, nn.Linear):
+        return F.linear(x, weight, bias)
+    if isinstance(op, nn.ConvTranspose2d):
+        return F.conv_transpose2d(
+            x, weight, bias, op.stride, op.padding, op.output_padding, op.groups, op.dilation
+        )
+    return F.conv2d(x, weight, bias, op.stride, op.padding, op.dilation, op.groups)
+
+
+def is_static(x: Tensor) -> bool:
+    """Whether a chunk [T', ...] is one frame seen T' times (an expanded view)."""
+    return x.shape[0] > 1 and x.stride(0) == 0
+
+
+class Synapse(nn.Module):
+    """A weighted op and its normalisation: ``[T', B, ...] -> current [T', B, ...]``.
+
+    A linear op flattens whatever follows the batch dimension. A static chunk passes through once and
+    comes back as an expanded view: equal to the unhoisted result, batch statistics included.
+    """
+
+    def __init__(self, op: Op, *, weight_norm: nn.Module | None = None, norm: TimeBatchNorm | None = None):
+        super().__init__()
+        self.op = op
+        self.weight_norm = weight_norm
+        self.norm = norm
+
+    def weights(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias in effect, weight-space normalisation applied."""
+        weight = self.op.weight
+        return (weight if self.weight_norm is None else self.weight_norm(weight)), self.op.bias
+
+    def flat(self, x: Tensor) -> Tensor:
+        """Time folded into the batch, and features flattened for a linear op: [T' * B, ...]."""
+        return x.flatten(2).flatten(0, 1) if isinstance(self.op, nn.Linear) else x.flatten(0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Current [T', B, ...] caused by what arrives, ``x`` [T', B, ...]."""
+        steps = x.shape[0]
+        repeats = steps if is_static(x) else 1
+        x = x[:1] if repeats > 1 else x
+        weight, bias = self.weights()
+        y = apply(self.op, self.flat(x), weight, bias)
+        if self.norm is not None:
+            y = self.norm(y, repeats)
+        return y.unflatten(0, x.shape[:2]).expand(steps, *(-1,) * y.dim())
+
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of one plain op equal to this synapse in evaluation mode."""
+        weight, bias = self.weights()
+        if self.norm is None:
+            return weight, bias
+        factor, offset = self.norm.affine()
+        shape = [1] * weight.dim()
+        shape[1 if isinstance(self.op, nn.ConvTranspose2d) else 0] = -1
+        return weight * factor.view(shape), offset if bias is None else offset + factor * bias

@@ -1,0 +1,166 @@
+"""The contract of a training method, and the optimiser state every method updates through."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from snnrun.errors import choice, require
+from snnrun.kits.plain import Kit
+from snnrun.models.network import Network
+from snnrun.neurons.base import Neuron
+
+
+@dataclass(kw_only=True)
+class Optim:
+    """Optimiser and learning-rate schedule."""
+
+    name: str
+    lr: float
+    momentum: float
+    weight_decay: float
+    schedule: str
+    warmup_steps: int
+    clip_norm: float | None
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        choice("method.optim.name", self.name, ("sgd", "adam"))
+        choice("method.optim.schedule", self.schedule, ("constant", "cosine"))
+        require(self.lr >= 0, f"method.optim.lr: {self.lr} is negative")
+        require(self.weight_decay >= 0, f"method.optim.weight_decay: {self.weight_decay} is negative")
+
+    def optimiser(self, net: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser; weight decay acts on weights only, not on biases, norms or neuron parameters."""
+        parameters = [p for p in net.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        if self.name == "adam":
+            return torch.optim.Adam(groups, lr=self.lr, betas=(self.momentum, 0.999))
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
+
+    def rate(self, progress: float, step: int) -> float:
+        """Learning rate when a fraction ``progress`` of training is done and ``step`` updates were made."""
+        rate = self.lr
+        if self.schedule == "cosine":
+            rate *= 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        return rate * min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else rate
+
+
+class Update:
+    """What a method does to the weights: ``zero`` the gradients, ``step`` the optimiser.
+
+    ``progress`` (fraction of training done) is set by the loop before every batch; ``steps`` counts updates.
+    """
+
+    def __init__(self, net: nn.Module, optim: Optim):
+        self.parameters = [p for p in net.parameters() if p.requires_grad]
+        self.optim = optim
+        self.optimiser = optim.optimiser(net)
+        self.progress = 0.0
+        self.steps = 0
+
+    def zero(self) -> None:
+        """Forget all gradients."""
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        """Clip, set the learning rate, update the weights once."""
+        if self.optim.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.optim.clip_norm)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.optim.rate(self.progress, self.steps)
+        self.optimiser.step()
+        self.steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs."""
+        return {"optimiser": self.optimiser.state_dict(), "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state."""
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.steps = state["steps"]
+
+
+@dataclass(kw_only=True)
+class StepOutput:
+    """Result of one training step, detached: mean loss, decoded logits [B, C], the method's own figures.
+
+    ``kept_bytes`` is what the method itself keeps between forward and backward outside autograd.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    kept_bytes: int = 0
+
+
+@dataclass(kw_only=True)
+class Method(ABC):
+    """A training rule: owns forward, loss, backward and update of one batch.
+
+    A method never logs, saves, measures, moves data between devices or reads the configuration tree.
+    ``norms`` lists the normalisations it can train, the first is its ``auto`` choice; ``needs`` and ``refuses``
+    name features of the model (see Model.features), ``refuses`` with the reason.
+    """
+
+    norms: ClassVar[tuple[str, ...]] = ("none",)
+    needs: ClassVar[frozenset[str]] = frozenset()
+    refuses: ClassVar[dict[str, str]] = {}
+
+    name: str
+    timesteps: int
+    optim: Optim
+
+    def __post_init__(self) -> None:
+        """Check the number of steps."""
+        require(self.timesteps >= 1, f"method.timesteps: {self.timesteps} must be at least 1")
+
+    def neuron(self, neuron: Neuron) -> Neuron:
+        """The neuron this method trains, given the one the user chose.
+
+        Raises:
+            ConfigError: when the method cannot train that neuron.
+        """
+        return neuron
+
+    def kit(self, neuron: Neuron, norm: str) -> Kit:
+        """Parts of the net while training; the plain kit unless something else than spikes travels."""
+        return Kit(neuron, norm)
+
+    def plain_kit(self, neuron: Neuron, norm: str) -> Kit:
+        """Parts of the net while evaluating: the plain spiking form."""
+        return Kit(neuron, norm)
+
+    def setup(self, net: Network) -> Update:
+        """Optimiser state for ``net``."""
+        return Update(net, self.optim)
+
+    @abstractmethod
+    def step(self, net: Network, update: Update, x: Tensor, y: Tensor) -> StepOutput:
+        """Train on one batch: ``x`` [T, B, ...], labels ``y`` [B]."""
+
+    def decode(self, outputs: Tensor) -> Tensor:
+        """Logits [B, C] from the plain form's outputs [T, B, C]: their mean over time."""
+        return outputs.mean(0)
+
+    def decision_steps(self, outputs: Tensor) -> Tensor:
+        """Steps [B] until the answer is fixed: the first after which the decoded class no longer changes."""
+        answers = torch.stack([self.decode(outputs[: t + 1]).argmax(-1) for t in range(len(outputs))])
+        settled = (answers == answers[-1]).flip(0).cumprod(0).sum(0)
+        return len(outputs) + 1 - settled
+
+
+def sequence_step(loss: Tensor, update: Update, logits: Tensor) -> StepOutput:
+    """One backward over a whole sequence and one update, for methods that need nothing else."""
+    update.zero()
+    loss.backward()
+    update.step()
+    return StepOutput(loss=loss.detach(), logits=logits.detach())
+

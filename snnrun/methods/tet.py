@@ -1,0 +1,46 @@
+"""Temporal efficient training: cross entropy at every step instead of once on the mean output."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from snnrun.errors import require
+from snnrun.methods.base import Method, StepOutput, Update, sequence_step
+from snnrun.models.network import Network
+
+
+def tet_loss(outputs: Tensor, y: Tensor, *, lamb: float, phi: float) -> Tensor:
+    """``(1 - lamb) * mean_t CE(O[t], y) + lamb * mean (O - phi)^2`` for outputs [T, B, C].
+
+    Deng, Li, Zhang, Gu, ICLR 2022, arXiv 2202.11946, eq. 7-12.
+    """
+    per_step = F.cross_entropy(outputs.flatten(0, 1), y.repeat(len(outputs)))
+    if lamb == 0:
+        return per_step
+    return (1 - lamb) * per_step + lamb * (outputs - phi).square().mean()
+
+
+@dataclass(kw_only=True)
+class TET(Method):
+    """Surrogate-gradient training with a loss on every step's output; inference as ever on the mean.
+
+    ``lamb`` weighs the pull of every output towards ``phi``, which keeps single steps from becoming outliers.
+    """
+
+    norms: ClassVar[tuple[str, ...]] = ("tdbn", "bn", "sws", "none")
+
+    lamb: float
+    phi: float
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        require(0 <= self.lamb <= 1, f"method.lamb: {self.lamb} is not in [0, 1]")
+
+    def step(self, net: Network, update: Update, x: Tensor, y: Tensor) -> StepOutput:
+        """See Method.step."""
+        outputs = net(x)
+        loss = tet_loss(outputs, y, lamb=self.lamb, phi=self.phi)
+        return sequence_step(loss, update, self.decode(outputs))

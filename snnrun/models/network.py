@@ -1,0 +1,106 @@
+"""Networks: a stem that turns the input into current, a body that turns current into outputs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from snnrun.kits.plain import Feedback, reset
+from snnrun.kits.synapse import Synapse
+
+
+class Network(nn.Module, ABC):
+    """Time first, chunk by chunk: ``[T', B, ...] -> outputs [T', B, classes]``.
+
+    Called as a module it begins a new sequence; ``advance`` continues the current one. A whole sequence in
+    one call and step by step give the same spikes.
+    """
+
+    @property
+    @abstractmethod
+    def stem(self) -> Synapse:
+        """The first weighted op, from input to the current of the first layer."""
+
+    @abstractmethod
+    def body(self, current: Tensor) -> Tensor:
+        """Outputs [T', B, classes] from the first layer's current [T', B, ...]; continues the sequence."""
+
+    def reset(self) -> None:
+        """Begin a new sequence: forget all state."""
+        reset(self)
+
+    def advance(self, x: Tensor) -> Tensor:
+        """Continue the sequence with the chunk ``x`` [T', B, ...]."""
+        return self.body(self.stem(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run a fresh sequence ``x`` [T, B, ...]."""
+        self.reset()
+        return self.advance(x)
+
+
+class Layer(nn.Module):
+    """A synapse, the neurons it drives, and the parameter-free ops behind them."""
+
+    def __init__(self, synapse: Synapse, neuron: nn.Module, post: Sequence[nn.Module] = ()):
+        super().__init__()
+        self.synapse = synapse
+        self.neuron = neuron
+        self.post = nn.Sequential(*post)
+
+    def emit(self, current: Tensor) -> Tensor:
+        """What leaves the layer when ``current`` [T', B, ...] drives its neurons."""
+        return self.post(self.neuron(current))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From what arrives to what leaves, [T', B, ...]."""
+        return self.emit(self.synapse(x))
+
+
+class Chain(Network):
+    """Layers one after another, then a readout; optionally feedback from the last layer to the first.
+
+    Args:
+        layers: at least one; the first reads the input.
+        readout: the last weighted op, its currents are the outputs.
+        pool: parameter-free op between the last layer and the readout (global pooling).
+        feedback: connection from the last layer's output to the first layer's current, one step delayed.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        readout: Synapse,
+        *,
+        pool: nn.Module | None = None,
+        feedback: Feedback | None = None,
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.pool = pool if pool is not None else nn.Identity()
+        self.readout = readout
+        self.feedback = feedback
+
+    @property
+    def stem(self) -> Synapse:
+        """The first layer's synapse."""
+        return self.layers[0].synapse
+
+    def hidden(self, current: Tensor) -> Tensor:
+        """Output of the last layer for the first layer's current, without feedback."""
+        x = self.layers[0].emit(current)
+        for layer in self.layers[1:]:
+            x = layer(x)
+        return x
+
+    def body(self, current: Tensor) -> Tensor:
+        """Outputs [T', B, classes]; with feedback the steps run one by one."""
+        if self.feedback is None:
+            return self.readout(self.pool(self.hidden(current)))
+        outputs = []
+        for step in current.split(1):
+            x = self.hidden(self.feedback(step))
+            self.feedback.store(x)
+            outputs.append(self.readout(self.pool(x)))
+        return torch.cat(outputs)
