@@ -1,0 +1,78 @@
+"""The one entry to the multi-step kernels: chooses a backend and gives it its gradient."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from snnrun.kernels import eager
+from snnrun.kernels.parameters import LIFParameters, State
+
+
+def lif(current: Tensor, state: State | None, parameters: LIFParameters) -> tuple[Tensor, State]:
+    """Leaky integrate-and-fire units over a chunk of time.
+
+    Gradients flow to the current and to the incoming state; detach the state to truncate them.
+    Half-precision currents are integrated in single precision, where a membrane near the
+    threshold does not flip its spike by rounding.
+
+    Args:
+        current: [T', B, ...] input of the next T' >= 1 steps; an expanded view over time is read
+            as it is.
+        state: what the previous chunk returned; None at the start of a sequence.
+        parameters: constants of the units.
+
+    Returns:
+        Spikes, 0 or 1, of the shape and type of the current, and the state after the chunk.
+
+    Raises:
+        ValueError: when the state belongs to a batch of another shape, type or device.
+    """
+    if current.dtype in (torch.float16, torch.bfloat16):
+        spikes, state = lif(current.float(), state, parameters)
+        return spikes.to(current.dtype), state
+    state = _started(current, state, parameters)
+    held = None
+    if state.held is not None:
+        held = current[-1]
+        current = torch.cat([state.held.unsqueeze(0), current[:-1]])
+    if torch.is_grad_enabled() and (current.requires_grad or state.membrane.requires_grad):
+        spikes, membrane = _LIF.apply(current, state.membrane, parameters)
+    else:
+        spikes, membrane, _ = eager.forward(current, state.membrane, parameters, keep=False)
+    return spikes, State(membrane, held)
+
+
+def _started(current: Tensor, state: State | None, parameters: LIFParameters) -> State:
+    if state is None:
+        zeros = torch.zeros(current.shape[1:], dtype=current.dtype, device=current.device)
+        return State(zeros, zeros if parameters.delay else None)
+    found, wanted = state.membrane, current[0]
+    if (found.shape, found.dtype, found.device) != (wanted.shape, wanted.dtype, wanted.device):
+        raise ValueError(
+            f"the state is {tuple(found.shape)} {found.dtype} on {found.device}, the current is "
+            f"{tuple(wanted.shape)} {wanted.dtype} on {wanted.device}: reset() before a new batch"
+        )
+    return state
+
+
+class _LIF(torch.autograd.Function):
+    """One graph node for the whole chunk, whatever backend runs it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, current: Tensor, membrane: Tensor, parameters: LIFParameters
+    ) -> tuple[Tensor, Tensor]:
+        spikes, membrane, kept = eager.forward(current, membrane, parameters, keep=True)
+        ctx.save_for_backward(*kept)
+        ctx.parameters = parameters
+        return spikes, membrane
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_spikes: Tensor, grad_membrane: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
+        grads = eager.backward(ctx.saved_tensors, grad_spikes, grad_membrane, ctx.parameters)
+        return *grads, None

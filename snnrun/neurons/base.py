@@ -1,0 +1,48 @@
+"""What every neuron is: a spec that builds a module that turns currents into spikes."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+class SpikingNeuron(nn.Module, ABC):
+    """A layer of spiking units that carries its state from one chunk of time to the next.
+
+    A whole sequence is one chunk of T steps, step by step is T chunks of one step; the spikes are
+    the same. The state is not part of the state dict.
+
+    Attributes:
+        threshold: membrane value at which a unit fires.
+        amplitude: value a spike has in the output; the output over the amplitude is 0 or 1.
+    """
+
+    threshold: float
+    amplitude: float = 1.0
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget the state; the next chunk starts a new sequence of any batch size."""
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Cut the graph at the present state: no gradient flows to the chunks before it."""
+
+    @abstractmethod
+    def forward(self, current: Tensor) -> Tensor:
+        """Spikes [T', B, ...] for the currents [T', B, ...] of the next T' steps."""
+
+
+@dataclass(kw_only=True)
+class Neuron(ABC):
+    """Spec of a neuron: the keys of one yaml of conf/neuron.
+
+    Attributes:
+        name: option of the group, recorded with the run.
+    """
+
+    name: str
+
+    @abstractmethod
+    def build(self) -> SpikingNeuron:
+        """A new layer with no state; called once per layer."""

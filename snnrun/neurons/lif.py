@@ -1,0 +1,109 @@
+"""Leaky integrate-and-fire neuron, with the variants the training methods were published with.
+
+u[t] = leak v[t-1] + I[t],  s[t] = Θ(u[t] - threshold),  v = u reset where s = 1,  v[0] = 0
+(Wu et al., 2018; reset and tie rule differ between papers and are keys of the spec).
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from snnrun.errors import choice, require
+from snnrun.kernels.multistep import lif
+from snnrun.kernels.parameters import LIFParameters, State
+from snnrun.neurons.base import Neuron, SpikingNeuron
+from snnrun.neurons.surrogate import Surrogate
+
+
+class LIFNeuron(SpikingNeuron):
+    """A layer of LIF units: currents [T', B, ...] to spikes, 0 or 1, of the same shape.
+
+    Attributes:
+        constants: what the kernels are told of the units.
+        state: what is carried to the next chunk; None at the start of a sequence.
+    """
+
+    def __init__(self, constants: LIFParameters) -> None:
+        super().__init__()
+        self.constants = constants
+        self.threshold = constants.threshold
+        self.state: State | None = None
+
+    def reset(self) -> None:
+        """Start a new sequence: membrane and held current are zero."""
+        self.state = None
+
+    def detach(self) -> None:
+        """Cut the graph at the present membrane and held current."""
+        if self.state is not None:
+            membrane, held = self.state
+            self.state = State(membrane.detach(), None if held is None else held.detach())
+
+    def forward(self, current: Tensor) -> Tensor:
+        """Spikes [T', B, ...] of the next T' steps."""
+        spikes, self.state = lif(current, self.state, self.constants)
+        return spikes
+
+    def extra_repr(self) -> str:
+        """The constants, for printing the module."""
+        return str(self.constants)
+
+
+@dataclass(kw_only=True)
+class LIF(Neuron):
+    """Spec of the LIF neuron; the keys are explained in conf/neuron/lif.yaml.
+
+    Raises:
+        ConfigError: for a value outside its range, naming the key.
+    """
+
+    leak: float
+    threshold: float
+    reset: str
+    rest: float
+    surrogate: Surrogate
+    detach_reset: bool
+    fires_at_threshold: bool
+    decay_input: bool
+    leak_reset: bool
+    delay: int
+
+    def __post_init__(self) -> None:
+        require(0 <= self.leak <= 1, f"leak: {self.leak} is not between 0 and 1")
+        require(
+            not (self.decay_input and self.leak == 1),
+            "decay_input: true with leak 1 scales every current to 0; lower leak or set it false",
+        )
+        check_firing(self.threshold, self.reset, self.rest, self.delay)
+
+    def build(self) -> LIFNeuron:
+        """A new layer of these units."""
+        return LIFNeuron(
+            LIFParameters(
+                leak=self.leak,
+                threshold=self.threshold,
+                hard=self.reset == "hard",
+                rest=self.rest,
+                surrogate=self.surrogate,
+                detach_reset=self.detach_reset,
+                fires_at_threshold=self.fires_at_threshold,
+                decay_input=self.decay_input,
+                leak_reset=self.leak_reset,
+                delay=self.delay,
+            )
+        )
+
+
+def check_firing(threshold: float, reset: str, rest: float, delay: int) -> None:
+    """Refuse values of the keys that every integrate-and-fire neuron has.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    require(0 < threshold < float("inf"), f"threshold: {threshold} is not positive and finite")
+    choice("reset", reset, ("soft", "hard"))
+    require(
+        -float("inf") < rest < threshold,
+        f"rest: {rest} is not below the threshold {threshold}, so a spike would not reset",
+    )
+    require(delay in (0, 1), f"delay: {delay} is not 0 or 1 step")
