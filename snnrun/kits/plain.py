@@ -75,8 +75,8 @@ class Kit:
         if self.norm == "bn":
             return {"norm": TimeBatchNorm(channels, scale=1.0)}
         if self.norm == "tdbn":
-            scale = self.spec.build().threshold / branches**0.5
-            return {"norm": TimeBatchNorm(channels, scale=float(scale))}
+            scale = self.spec.threshold / branches**0.5
+            return {"norm": TimeBatchNorm(channels, scale=scale)}
         return {}
 
     def readout(self, op: Op) -> Synapse:

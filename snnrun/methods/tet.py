@@ -29,7 +29,7 @@ class TET(Method):
     ``lamb`` weighs the pull of every output towards ``phi``, which keeps single steps from becoming outliers.
     """
 
-    norms: ClassVar[tuple[str, ...]] = ("tdbn", "bn", "sws", "none")
+    norms: ClassVar[tuple[str, ...]] = ("bn", "tdbn", "sws", "none")
 
     lamb: float
     phi: float
