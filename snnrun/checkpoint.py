@@ -1,0 +1,112 @@
+"""Checkpoints: written whole or not at all, read without executing anything that is in the file.
+
+A state is a dict of tensors, numbers, strings, None, and lists, tuples and dicts of these: what
+`torch.load(weights_only=True)` takes.
+"""
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
+
+from snnrun.errors import UserError
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` to `path`; a kill at any moment leaves the old file or the new one.
+
+    Raises:
+        TypeError: the state holds an object that `load` would refuse; `path` is untouched.
+        UserError: the folder cannot be written or the disk is full; `path` is untouched.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if foreign := get_unsafe_globals_in_checkpoint(str(temporary)):
+            raise TypeError(f"a checkpoint cannot hold {', '.join(foreign)}")
+
+    _replace(path, write)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, every tensor on the CPU.
+
+    Raises:
+        UserError: the file is missing, truncated, or not a checkpoint of snnrun.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}")
+    except FileNotFoundError as error:
+        raise UserError(f"checkpoint {path} does not exist") from error
+    except Exception as error:  # arbitrary bytes make the unpickler raise anything, KeyError too
+        raise UserError(
+            f"checkpoint {path} cannot be read: truncated, or not written by snnrun; "
+            "delete it to start the run afresh"
+        ) from error
+    return state
+
+
+def keep(path: Path, best: Path) -> None:
+    """Make `best` the file that is at `path` now: a hard link, a copy where there are none.
+
+    Later calls of `save` put a new file at `path`, so they do not change `best`.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+
+    def write(temporary: Path) -> None:
+        try:
+            temporary.hardlink_to(path)
+        except OSError:  # FAT, some network file systems
+            shutil.copyfile(path, temporary)
+
+    _replace(best, write)
+
+
+def rng_state() -> dict[str, Any]:
+    """State of every global generator: python, numpy, torch on the CPU and on each GPU."""
+    name, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": [name, np.asarray(keys).tolist(), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_rng(state: dict[str, Any]) -> None:
+    """Put every generator where `rng_state` found it; GPUs that are not here are left out."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    for device, gpu in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(gpu, device)
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a file beside `path`, then move it there in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # of a killed process that had this number
+        write(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"checkpoint {path} cannot be written: {error}") from error
+    finally:
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
