@@ -49,7 +49,7 @@ class Health:
                 self._warn("no_gradient", name)
 
     def tags(self) -> dict[str, str]:
-        """Names of what was found ill so far, as ``health/silent`` etc.; empty for a healthy net."""
+        """Names of what was found ill, as ``health/silent`` etc.; empty for a healthy net."""
         return {f"health/{p}": ", ".join(layers) for p, layers in self.found.items() if layers}
 
     def _warn(self, problem: str, layer: str) -> None:
