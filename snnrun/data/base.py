@@ -44,7 +44,8 @@ class Dataset(ABC):
         require(self.epochs >= 1, f"epochs: {self.epochs} is not 1 or more")
         require(0 <= self.validation < 1, f"validation: {self.validation} is not in [0, 1)")
         require(
-            self.limit is None or self.limit >= 1, f"limit: {self.limit} is not null, 1 or more"
+            self.limit is None or self.limit >= 1,
+            f"limit: {self.limit} is not 1 or more (null: all)",
         )
         require(
             self.static or self.encoding.name == "direct",

@@ -105,14 +105,15 @@ class MNIST(Dataset):
         """Download through torchvision; files appear whole, links are replaced, not followed."""
         target = self._home() / self.archive / "raw"
         try:
-            target.mkdir(parents=True, exist_ok=True)
+            self._home().mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self._home()) as scratch:
                 source = importlib.import_module("torchvision.datasets")
                 getattr(source, self.archive)(scratch, download=True)
+                target.mkdir(parents=True, exist_ok=True)
                 for name in FILES:
                     (Path(scratch) / self.archive / "raw" / name).replace(target / name)
         except (ImportError, OSError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = str(error).partition("\n")[0]
             raise DataError(
                 f"{self.name}: download to {target} failed: {reason}; "
                 f"fix: {self.remedy}dataset.root=FOLDER with the four files"

@@ -1,6 +1,7 @@
 """Made-up samples of any shape: every class has its own mean, so there is something to learn."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,15 +11,17 @@ from snnrun.data.seeds import generator
 from snnrun.errors import require
 
 CHUNK = 256  # samples made at once, so that large shapes never exist as floats as a whole
-EVENT_PROBABILITY = 0.2  # of the brightest pixel, per step: about one in ten pixels fires
+EVENT_PROBABILITY = 0.4  # of the brightest pixel, per step
+EVENT_CONTRAST = 3  # exponent that leaves most pixels silent: about 7 % fire, as in event cameras
 
 
 @dataclass(kw_only=True)
 class Synthetic(Dataset):
     """Images, or binary event frames, around class means that are uniform noise themselves.
 
-    A sample's intensity is (1 - noise) * mean + noise * u, u uniform in [0, 1); frames fire with a
-    probability proportional to it. The same samples come out for every seed of a run.
+    A sample's intensity is (1 - noise) * mean + noise * u, u uniform in [0, 1) and, in frames, new
+    at every step; frames fire with a probability that grows with the cube of it. The same samples
+    come out for every seed of a run.
     """
 
     num_classes: int
@@ -64,17 +67,18 @@ class Synthetic(Dataset):
     def read(self, split: str, timesteps: int) -> tuple[Tensor, Tensor]:
         """Images [N,C,H,W] or frames [N,T,P,H,W], and labels [N] that go round the classes."""
         count = self.train_samples if split == "train" else self.test_samples
-        shape = (timesteps, *self.shape) if self.frames else self.shape
-        means = torch.rand(self.classes, *shape, generator=generator("synthetic means"))
+        means = torch.rand(self.classes, *self.shape, generator=generator("synthetic means"))
         draws = generator("synthetic", split)
         labels = torch.arange(count) % self.classes
-        images = torch.cat([self._samples(means[part], draws) for part in labels.split(CHUNK)])
-        return images, labels
+        make = partial(self._events, timesteps) if self.frames else self._images
+        return torch.cat([make(means[part], draws) for part in labels.split(CHUNK)]), labels
 
-    def _samples(self, means: Tensor, draws: torch.Generator) -> Tensor:
+    def _images(self, means: Tensor, draws: torch.Generator) -> Tensor:
+        intensity = means.lerp(torch.rand(means.shape, generator=draws), self.noise)
+        return (255 * intensity).round().to(torch.uint8)
+
+    def _events(self, timesteps: int, means: Tensor, draws: torch.Generator) -> Tensor:
+        means = means.unsqueeze(1).expand(-1, timesteps, -1, -1, -1)  # [B, T, P, H, W]
+        intensity = means.lerp(torch.rand(means.shape, generator=draws), self.noise)
         uniform = torch.rand(means.shape, generator=draws)
-        intensity = means.lerp(uniform, self.noise)
-        if not self.frames:
-            return (255 * intensity).round().to(torch.uint8)
-        threshold = torch.rand(means.shape, generator=draws)
-        return (threshold < EVENT_PROBABILITY * intensity).to(torch.uint8)
+        return (uniform < EVENT_PROBABILITY * intensity**EVENT_CONTRAST).to(torch.uint8)
