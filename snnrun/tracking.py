@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _SQLITE = "sqlite:///"
 _PARAMS_PER_REQUEST = 100  # MLflow's limit
+_LARGEST_PAGE = 50_000  # MLflow's limit, above any sweep
 _LOCK_TIMEOUT_S = 120  # a fresh store takes about 5 s to migrate, several times that on a busy disk
 # MLflow's defaults wait 4 minutes for a server that is not there; what the user set stays.
 _ENVIRONMENT = {
@@ -37,7 +38,7 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-_IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
+_IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
 
 
 class Stop(BaseException):
@@ -194,7 +195,7 @@ class Store:
         """
         if parent_id:
             tags = {**tags, "mlflow.parentRunId": parent_id, "sweep": parent_id}
-        with _reaching(self._client.tracking_uri):
+        with _reaching(self.uri):
             run = self._resume(run_id, tags) if run_id else self._create(name, tags)
             self._add_params(run, params)
             run_log = RunLog(self._client, run.info.run_id, self._history(run))
@@ -207,7 +208,7 @@ class Store:
             raise
         finally:
             run_log.close()
-        with _reaching(self._client.tracking_uri):
+        with _reaching(self.uri):
             self._client.set_terminated(run_log.run_id, "FINISHED")
 
     def open_parent(self, key: str, name: str, tags: dict[str, str]) -> str:
@@ -217,7 +218,7 @@ class Store:
             UserError: the store cannot be reached.
         """
         runs = self._tagged("sweep_key", key)
-        with _reaching(self._client.tracking_uri):
+        with _reaching(self.uri):
             if runs:
                 return self._resume(runs[0].info.run_id, tags).info.run_id
             return self._create(name, {**tags, "sweep_key": key}).info.run_id
@@ -228,33 +229,28 @@ class Store:
         Raises:
             UserError: the store cannot be reached.
         """
-        with _reaching(self._client.tracking_uri):
+        with _reaching(self.uri):
             self._client.set_terminated(run_id, status)
 
-    def children(self, parent_id: str) -> dict[str, str]:
-        """Status of the sweep's runs by name.
+    def children(self, parent_id: str) -> list[tuple[str, str]]:
+        """(name, status) of every run of a sweep, in whatever experiment it lies.
 
         Raises:
             UserError: the store cannot be reached.
         """
-        return {r.info.run_name: r.info.status for r in self._tagged("sweep", parent_id)}
+        with _reaching(self.uri):
+            everywhere = [e.experiment_id for e in self._client.search_experiments()]
+        runs = self._tagged("sweep", parent_id, everywhere)
+        return [(run.info.run_name, run.info.status) for run in runs]
 
-    def _tagged(self, key: str, value: str) -> list["Run"]:
-        runs: list[Run] = []
-        with _reaching(self._client.tracking_uri):
-            token = None
-            while not runs or token:
-                page = self._client.search_runs(
-                    [self._experiment_id],
-                    f"tags.{key} = '{value}'",
-                    order_by=["attributes.start_time DESC"],
-                    page_token=token,
-                )
-                if not page:
-                    break
-                runs += page
-                token = page.token
-        return runs
+    def _tagged(self, key: str, value: str, experiments: list[str] | None = None) -> list["Run"]:
+        with _reaching(self.uri):
+            return self._client.search_runs(
+                experiments or [self._experiment_id],
+                f"tags.{key} = '{value}'",
+                max_results=_LARGEST_PAGE,
+                order_by=["attributes.start_time DESC"],
+            )
 
     def _create(self, name: str, tags: dict[str, str]) -> "Run":
         return self._client.create_run(self._experiment_id, tags=tags, run_name=name)
@@ -283,7 +279,7 @@ class Store:
         """Close a run whose body raised; a store that is away must not hide that exception."""
         try:
             run_log.flush()
-            with _reaching(self._client.tracking_uri):
+            with _reaching(self.uri):
                 self._client.set_terminated(run_log.run_id, status)
         except UserError as error:
             log.warning("Run %s could not be marked %s: %s", run_log.run_id, status, error)

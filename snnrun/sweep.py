@@ -1,0 +1,130 @@
+"""What `-m` adds: one parent run for the sweep, there before any job and closed after the last.
+
+In the configuration: `hydra.callbacks.sweep._target_: snnrun.sweep.Sweep`. Jobs find the parent's
+id in the environment variable SNNRUN_PARENT_RUN. It is set where the job runs, because Hydra sends
+its callbacks along with a job; so it is there whatever the launcher does with the environment.
+"""
+
+import atexit
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from snnrun.errors import UserError
+
+if TYPE_CHECKING:
+    from snnrun.tracking import Store
+
+log = logging.getLogger(__name__)
+
+PARENT = "SNNRUN_PARENT_RUN"
+
+
+class Sweep(Callback):
+    """Hydra callback; it travels to every worker, so it holds nothing that cannot be pickled."""
+
+    def __init__(self) -> None:
+        self._parent: str | None = None
+        self._place: tuple[str | None, str, Path] | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Compose every value of the sweep, then make store, experiment and parent run.
+
+        A sweep repeated with the same overrides takes up the parent it had.
+
+        Raises:
+            SystemExit: a value does not compose or the store is out of reach. Hydra would turn
+                any other exception of a callback into a warning.
+        """
+        try:
+            self._open(config, kwargs["config_name"])
+        except (UserError, HydraException, OmegaConfBaseException) as error:
+            raise SystemExit(str(error)) from error
+        atexit.register(self._close, complete=False)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Close the parent; Hydra leaves this call out when a job failed, hence the `atexit`."""
+        atexit.unregister(self._close)
+        self._close(complete=True)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Tell the job who its parent is; without one when it is not part of a sweep."""
+        if self._parent:
+            os.environ[PARENT] = self._parent
+
+    def _open(self, config: DictConfig, config_name: str) -> None:
+        params = config.hydra.sweeper.get("params") or {}
+        lines = [*(f"{k}={v}" for k, v in params.items()), *config.hydra.overrides.task]
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        overrides = parser.parse_overrides(lines)
+        # Composed with the sweep's own values: `dataset=mnist,cifar10` must not put the parent
+        # into the experiment of the default dataset.
+        jobs = [compose(config_name, job) for job in _each_value_once(overrides)]
+        tracking = jobs[0].tracking
+        self._place = (tracking.uri, tracking.experiment, Path(config.hydra.runtime.cwd))
+        key = hashlib.sha256("\n".join([config_name, *sorted(lines)]).encode()).hexdigest()
+        swept = [str(o.input_line) for o in overrides if o.is_sweep_override()]
+        self._parent = self._store().open_parent(key, " ".join(["sweep", *swept])[:250], {})
+
+    def _store(self) -> "Store":
+        from snnrun.tracking import Tracking, prepare
+
+        assert self._place
+        uri, experiment, launch_dir = self._place
+        return prepare(Tracking(uri=uri, experiment=experiment), launch_dir)
+
+    def _close(self, *, complete: bool) -> None:
+        """Set the parent's status and say which runs did not finish.
+
+        Args:
+            complete: every job was started and none raised.
+        """
+        os.environ.pop(PARENT, None)
+        assert self._parent
+        try:
+            store = self._store()
+            runs = store.children(self._parent)
+            open_runs = [(name, status) for name, status in runs if status != "FINISHED"]
+            status = "FINISHED" if complete and not open_runs else "FAILED"
+            if any(status == "KILLED" for _, status in open_runs):
+                status = "KILLED"
+            store.close_parent(self._parent, status)
+        except UserError as error:
+            log.warning("The sweep's parent run %s could not be closed: %s", self._parent, error)
+            return
+        if open_runs:
+            names = ", ".join(f"{name} ({status})" for name, status in open_runs)
+            log.error("%d of %d runs did not finish: %s", len(open_runs), len(runs), names)
+
+
+def _each_value_once(overrides: list[Override]) -> list[list[str]]:
+    """Overrides of one job per swept value, the first value standing for every other sweep.
+
+    A misspelt ninth method is found before the first one has been trained. Intervals have no
+    first value (a sweeper draws from them) and are left at the configuration's default.
+    """
+    choices: list[list[str]] = []
+    for override in overrides:
+        if not override.is_sweep_override():
+            choices.append([str(override.input_line)])
+        elif override.is_discrete_sweep():
+            key = override.get_key_element()
+            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+    first = [values[0] for values in choices]
+    others = [
+        [*first[:place], value, *first[place + 1 :]]
+        for place, values in enumerate(choices)
+        for value in values[1:]
+    ]
+    return [first, *others]
