@@ -13,7 +13,7 @@ SATURATED_RATE = 0.95  # spikes per neuron and step; above it a layer tells next
 ADVICE = {
     "silent": "never spiked; a lower threshold, less leak or larger initial weights may help",
     "saturated": f"spikes at over {SATURATED_RATE:.0%} of the steps; a higher threshold may help",
-    "no_gradient": "receives no gradient; a wider surrogate may help",
+    "no_gradient": "receives no gradient; a silent layer or a narrow surrogate may be the cause",
 }
 
 
