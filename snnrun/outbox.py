@@ -40,7 +40,8 @@ class Outbox(Generic[Item]):
         return self._thread.submit(self._deliver).result()
 
     def close(self) -> None:
-        """End the thread."""
+        """Try once more to send what is waiting, then end the thread."""
+        self.flush()
         self._thread.shutdown()
 
     def _deliver(self) -> Exception | None:

@@ -132,7 +132,7 @@ class RunLog:
             self._client.set_tag(self.run_id, key, value)
 
     def close(self) -> None:
-        """End the thread that delivers metrics."""
+        """Try once more to deliver what is pending, then end the thread that does it."""
         self._outbox.close()
 
     def flush(self) -> None:
@@ -278,7 +278,6 @@ class Store:
     def _abandon(self, run_log: RunLog, status: str) -> None:
         """Close a run whose body raised; a store that is away must not hide that exception."""
         try:
-            run_log.flush()
             with _reaching(self.uri):
                 self._client.set_terminated(run_log.run_id, status)
         except UserError as error:
