@@ -28,7 +28,12 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            torch.save(state, file)
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):  # what torch makes of a full disk
+                    raise error.__context__ from None
+                raise
             file.flush()
             os.fsync(file.fileno())
         if foreign := get_unsafe_globals_in_checkpoint(str(temporary)):

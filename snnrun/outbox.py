@@ -60,8 +60,13 @@ class Outbox(Generic[Item]):
         return None
 
 
-def cause(error: BaseException) -> str:
-    """First line of the innermost error, where `Connection refused` stands."""
-    while inner := error.__cause__ or error.__context__:
+def cause(error: BaseException, handled: BaseException | None = None) -> str:
+    """First line of the innermost error, where `Connection refused` stands.
+
+    Args:
+        error: what was raised.
+        handled: what was being handled before; Python chains it to `error`, but it is no cause.
+    """
+    while (inner := error.__cause__ or error.__context__) and inner is not handled:
         error = inner
     return (str(error).splitlines() or [type(error).__name__])[0]

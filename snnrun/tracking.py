@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -37,6 +38,7 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 _IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
 
@@ -325,6 +327,7 @@ def _open(uri: str, experiment: str, artifacts: Path | None) -> Store:
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # two lines per new store
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line per attempt
     with _reaching(uri):
         client = MlflowClient(tracking_uri=uri)
         found = client.get_experiment_by_name(experiment)
@@ -375,12 +378,10 @@ def _reaching(uri: str) -> Iterator[None]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
+    handled = sys.exception()
     try:
         yield
     except (MlflowException, SQLAlchemyError, ImportError) as error:
-        hint = (
-            "" if uri.startswith(_SQLITE) else "; start it, or set tracking.uri=null to do without"
-        )
-        raise UserError(
-            f"tracking: {uri} refuses or is not there ({cause(error)}){hint}"
-        ) from error
+        reason = cause(error, handled)
+        hint = "" if uri.startswith(_SQLITE) else "; start it, or set tracking.uri=null"
+        raise UserError(f"tracking: {uri} refuses or is not there ({reason}){hint}") from error

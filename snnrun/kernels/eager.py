@@ -72,7 +72,9 @@ def _fires(u: Tensor, p: LIFParameters) -> Tensor:
 
 def _kept_share(u: Tensor, slope: Tensor, p: LIFParameters) -> Tensor:
     """κ = dv/du: what passes without the reset, less what the reset's own spike takes."""
-    passed = p.leak_after * ~_fires(u, p) if p.hard else torch.full_like(u, p.leak_after)
+    passed = torch.full_like(u, p.leak_after)
+    if p.hard:
+        passed = passed.masked_fill(_fires(u, p), 0)
     if p.detach_reset:
         return passed
     return passed - slope * (u * p.leak_after - p.rest if p.hard else p.drop)

@@ -31,22 +31,22 @@ class TimeBatchNorm(nn.Module):
         """Normalise ``x`` [N, C, ...]; ``repeats`` says how many equal time steps each sample stands for."""
         weight = self.weight * self.scale
         if not self.training:
-            return F.batch_norm(x, self.running_mean, self.running_var, weight, self.bias, False, 0.0, self.eps)
-        before = self.running_var.clone()
-        y = F.batch_norm(
-            x, self.running_mean, self.running_var, weight, self.bias, True, self.momentum, self.eps
-        )
-        self._count_repeats(before, x.numel() // x.shape[1], repeats)
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, weight, self.bias, False, 0.0, self.eps
+            )
+        # Momentum 1 into fresh buffers yields the batch's own mean and unbiased variance.
+        mean, var = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
+        y = F.batch_norm(x, mean, var, weight, self.bias, True, 1.0, self.eps)
+        self._update_running(mean, var, x.numel() // x.shape[1], repeats)
         return y
 
     @torch.no_grad()
-    def _count_repeats(self, before: Tensor, n: int, repeats: int) -> None:
-        """Make the unbiased running variance that of ``n * repeats`` samples, as without hoisting."""
-        if repeats == 1 or n == 1:
-            return
-        factor = (n - 1) / n * (n * repeats) / (n * repeats - 1)
-        kept = (1 - self.momentum) * before
-        self.running_var.copy_(kept + (self.running_var - kept) * factor)
+    def _update_running(self, mean: Tensor, var: Tensor, n: int, repeats: int) -> None:
+        """Move the running statistics; the unbiased variance is that of ``n * repeats`` samples."""
+        if n > 1:
+            var = var * ((n - 1) / n * (n * repeats) / (n * repeats - 1))
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(var, self.momentum)
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """Per-channel factor and offset of evaluation mode, for folding into the weights before it."""

@@ -101,4 +101,3 @@ def reset(net: nn.Module) -> None:
     for part in net.modules():
         if part is not net and callable(getattr(part, "reset", None)):
             part.reset()
-

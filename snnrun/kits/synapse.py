@@ -42,7 +42,9 @@ class Synapse(nn.Module):
     comes back as an expanded view: equal to the unhoisted result, batch statistics included.
     """
 
-    def __init__(self, op: Op, *, weight_norm: nn.Module | None = None, norm: TimeBatchNorm | None = None):
+    def __init__(
+        self, op: Op, *, weight_norm: nn.Module | None = None, norm: TimeBatchNorm | None = None
+    ):
         super().__init__()
         self.op = op
         self.weight_norm = weight_norm

@@ -28,10 +28,10 @@ class Optim:
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
-        choice("method.optim.name", self.name, ("sgd", "adam"))
-        choice("method.optim.schedule", self.schedule, ("constant", "cosine"))
-        require(self.lr >= 0, f"method.optim.lr: {self.lr} is negative")
-        require(self.weight_decay >= 0, f"method.optim.weight_decay: {self.weight_decay} is negative")
+        choice("optim.name", self.name, ("sgd", "adam"))
+        choice("optim.schedule", self.schedule, ("constant", "cosine"))
+        require(self.lr >= 0, f"optim.lr: {self.lr} is negative")
+        require(self.weight_decay >= 0, f"optim.weight_decay: {self.weight_decay} is negative")
 
     def optimiser(self, net: nn.Module) -> torch.optim.Optimizer:
         """The optimiser; weight decay acts on weights only, not on biases, norms or neuron parameters."""
@@ -120,7 +120,7 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         """Check the number of steps."""
-        require(self.timesteps >= 1, f"method.timesteps: {self.timesteps} must be at least 1")
+        require(self.timesteps >= 1, f"timesteps: {self.timesteps} must be at least 1")
 
     def neuron(self, neuron: Neuron) -> Neuron:
         """The neuron this method trains, given the one the user chose.
@@ -152,7 +152,9 @@ class Method(ABC):
 
     def decision_steps(self, outputs: Tensor) -> Tensor:
         """Steps [B] until the answer is fixed: the first after which the decoded class no longer changes."""
-        answers = torch.stack([self.decode(outputs[: t + 1]).argmax(-1) for t in range(len(outputs))])
+        answers = torch.stack(
+            [self.decode(outputs[: t + 1]).argmax(-1) for t in range(len(outputs))]
+        )
         settled = (answers == answers[-1]).flip(0).cumprod(0).sum(0)
         return len(outputs) + 1 - settled
 
@@ -163,4 +165,3 @@ def sequence_step(loss: Tensor, update: Update, logits: Tensor) -> StepOutput:
     loss.backward()
     update.step()
     return StepOutput(loss=loss.detach(), logits=logits.detach())
-

@@ -37,7 +37,7 @@ class TET(Method):
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        require(0 <= self.lamb <= 1, f"method.lamb: {self.lamb} is not in [0, 1]")
+        require(0 <= self.lamb <= 1, f"lamb: {self.lamb} is not in [0, 1]")
 
     def step(self, net: Network, update: Update, x: Tensor, y: Tensor) -> StepOutput:
         """See Method.step."""

@@ -23,12 +23,12 @@ class ConvNet(Model):
 
     def __post_init__(self) -> None:
         """Check names and sizes."""
-        choice("model.pool", self.pool, tuple(POOLS))
+        choice("pool", self.pool, tuple(POOLS))
         require(
             len(self.channels) > 0 and min([*self.channels, *self.hidden]) > 0,
-            f"model.channels: {self.channels} must list at least one positive width, e.g. [32,64]",
+            f"channels: {self.channels} must list at least one positive width, e.g. [32,64]",
         )
-        require(0 <= self.dropout < 1, f"model.dropout: {self.dropout} is not in [0, 1)")
+        require(0 <= self.dropout < 1, f"dropout: {self.dropout} is not in [0, 1)")
 
     @property
     def features(self) -> frozenset[str]:

@@ -23,9 +23,9 @@ class MLP(Model):
         """Check the sizes."""
         require(
             len(self.hidden) > 0 and min(self.hidden) > 0,
-            f"model.hidden: {self.hidden} must list at least one positive width, e.g. [128,128]",
+            f"hidden: {self.hidden} must list at least one positive width, e.g. [128,128]",
         )
-        require(0 <= self.dropout < 1, f"model.dropout: {self.dropout} is not in [0, 1)")
+        require(0 <= self.dropout < 1, f"dropout: {self.dropout} is not in [0, 1)")
 
     @property
     def features(self) -> frozenset[str]:

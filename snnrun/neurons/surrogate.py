@@ -73,7 +73,7 @@ SURROGATES: dict[str, Callable[[Tensor, float], Tensor]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, unsafe_hash=True)  # not frozen: OmegaConf could not fill it
 class Surrogate:
     """A surrogate derivative by name, with its constant.
 

@@ -1,0 +1,5 @@
+"""``python -m snnrun``."""
+
+from snnrun.cli import main
+
+main()

@@ -1,0 +1,109 @@
+"""The command line: picks the sub-command, imports nothing heavy itself."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from snnrun import __version__
+
+HELP = f"""snnrun {__version__}: train spiking neural networks with any method, on one footing
+
+  snnrun train   [group=option ...] [key=value ...] [-m]   train one run, or every combination with -m
+  snnrun check   [group=option ...] [key=value ...]        say what would run, and what is missing
+  snnrun eval    RUN [key=value ...]                       evaluate a finished run again
+  snnrun ls      GROUP                                     methods datasets models neurons hardware experiments
+  snnrun ui      [--store URI] [--port N]                  open the MLflow UI on the store train uses
+
+Each command has --help. Two to start with:
+  snnrun train
+  snnrun train -m method=bptt,tet seed=0,1,2
+"""
+
+
+def main() -> None:
+    """Entry point of the console script and of ``python -m snnrun``."""
+    command, *rest = sys.argv[1:] or ["--help"]
+    if command in ("-sc", "--shell-completion"):
+        _complete()
+    elif command in ("train", "check"):
+        _hydra(command, rest)
+    elif command in COMMANDS:
+        _user_errors(COMMANDS[command], rest)
+    elif command in ("-h", "--help"):
+        sys.stdout.write(HELP)
+    elif command in ("-V", "--version"):
+        sys.stdout.write(f"snnrun {__version__}\n")
+    else:
+        names = ", ".join(["train", "check", *COMMANDS])
+        sys.exit(f"error: unknown command {command!r}; one of: {names}")
+
+
+def _hydra(command: str, arguments: list[str]) -> None:
+    from snnrun import train
+
+    sys.argv = [f"snnrun {command}", *arguments]
+    train.launch(getattr(train, command))
+
+
+def _complete() -> None:
+    """Hydra asks for completions without the sub-command, and must see the line without it."""
+    line = os.environ.get("COMP_LINE", "")
+    program, _, tail = line.partition(" ")
+    sub, _, overrides = tail.lstrip().partition(" ")
+    if sub in ("train", "check"):
+        os.environ["COMP_LINE"] = f"{program} {overrides}"
+        shift = len(line) - len(os.environ["COMP_LINE"])
+        os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - shift)
+    _hydra("train", sys.argv[1:])
+
+
+def _user_errors(command, arguments: list[str]) -> None:
+    from snnrun.errors import UserError
+
+    try:
+        command(arguments)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def _ls(arguments: list[str]) -> None:
+    from snnrun.ls import GROUPS, show
+
+    parser = argparse.ArgumentParser(prog="snnrun ls", description="List the options of a group.")
+    parser.add_argument("group", choices=GROUPS)
+    show(parser.parse_args(arguments).group)
+
+
+def _ui(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="snnrun ui", description="Open the MLflow UI on the store that snnrun train uses."
+    )
+    parser.add_argument("--store", help="tracking.uri of the runs (default: as snnrun train here)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
+    )
+    parser.add_argument("--port", type=int, default=5000, help="(default: %(default)s)")
+    chosen = parser.parse_args(arguments)
+    from snnrun.tracking import resolve_uri
+
+    uri = resolve_uri(chosen.store, Path.cwd())
+    server = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    os.execv(sys.executable, [*server, "--host", chosen.host, "--port", str(chosen.port)])
+
+
+def _eval(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="snnrun eval",
+        description="Evaluate the best checkpoint of a run on the test set.",
+        epilog="example: snnrun eval outputs/0123456789abcdef method.timesteps=8",
+    )
+    parser.add_argument("run", type=Path, help="the run's folder, as printed at its end")
+    parser.add_argument("overrides", nargs="*", help="key=value, e.g. method.timesteps=8")
+    chosen = parser.parse_args(arguments)
+    from snnrun.evaluate import evaluate
+
+    evaluate(chosen.run, chosen.overrides)
+
+
+COMMANDS = {"eval": _eval, "ls": _ls, "ui": _ui}

@@ -1,0 +1,171 @@
+"""From the composed configuration to one checked, typed specification of a run."""
+
+import difflib
+import hashlib
+import json
+import pkgutil
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from snnrun.errors import ConfigError, choice, require
+
+if TYPE_CHECKING:
+    from snnrun.data.base import Dataset
+    from snnrun.hardware import Hardware
+    from snnrun.methods.base import Method
+    from snnrun.models.base import Model
+    from snnrun.neurons.base import Neuron
+    from snnrun.tracking import Tracking
+
+HERE = Path(__file__).resolve().parent
+# A checkout keeps conf beside the package, a wheel inside it.
+CONF = next(p for p in (HERE.parent / "conf", HERE / "conf") if (p / "config.yaml").is_file())
+
+BASES = {
+    "method": "snnrun.methods.base.Method",
+    "neuron": "snnrun.neurons.base.Neuron",
+    "dataset": "snnrun.data.base.Dataset",
+    "model": "snnrun.models.base.Model",
+    "hardware": "snnrun.hardware.Hardware",
+}
+# What changes neither the weights nor the figures measured on them; precision does.
+NOT_IN_HASH = ("hardware", "tracking", "output_dir", "progress", "experiment")
+WHERE_DATA_IS = ("root", "download")
+
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True)
+class RunSpec:
+    """One run, completely: typed groups that fit each other, and the plain tree they came from."""
+
+    seed: int
+    epochs: int
+    eval_every: int
+    output_dir: Path
+    progress: str
+    method: "Method"
+    neuron: "Neuron"
+    dataset: "Dataset"
+    model: "Model"
+    hardware: "Hardware"
+    tracking: "Tracking"
+    norm: str
+    tree: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the run in the tracking store."""
+        m = self.method
+        return f"{m.name}-{self.model.name}-T{m.timesteps}-s{self.seed}"
+
+    @property
+    def hash(self) -> str:
+        """Identity of the run: equal for two commands that would compute the same numbers."""
+        tree = {k: v for k, v in self.tree.items() if k not in NOT_IN_HASH}
+        tree["dataset"] = {k: v for k, v in tree["dataset"].items() if k not in WHERE_DATA_IS}
+        tree["precision"] = self.hardware.precision
+        text = json.dumps(tree, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints are kept."""
+        return self.output_dir / self.hash[:16]
+
+
+def build(cfg: DictConfig) -> RunSpec:
+    """Turn every group into a typed object and check all of them together; creates nothing.
+
+    Raises:
+        ConfigError: naming the key, what was found and what is accepted.
+    """
+    from snnrun.tracking import Tracking
+
+    tree = _resolved(cfg)
+    groups = {group: typed_group(tree[group], group) for group in BASES}
+    tracking = typed(Tracking, tree["tracking"], "tracking")
+    _check_top(tree)
+    norm = _fit(groups["method"], groups["model"])
+    neuron = groups["method"].neuron(groups["neuron"])
+    return RunSpec(
+        **{key: tree[key] for key in ("seed", "epochs", "eval_every", "progress")},
+        output_dir=Path(tree["output_dir"]).resolve(),
+        tracking=tracking,
+        norm=norm,
+        tree=tree,
+        **{**groups, "neuron": neuron},
+    )
+
+
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    try:
+        tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
+
+
+def typed_group(values: dict[str, Any], group: str) -> Any:
+    """The typed object of one config group, its class named by ``_target_``.
+
+    Raises:
+        ConfigError: when the class is missing or not of the group's kind, or a value does not fit.
+    """
+    target = values.get("_target_")
+    base = pkgutil.resolve_name(BASES[group])
+    try:
+        cls = pkgutil.resolve_name(str(target))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{group}._target_: cannot import {target!r} ({error})") from error
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise ConfigError(f"{group}._target_: {target!r} is not a subclass of {BASES[group]}")
+    return typed(cls, {k: v for k, v in values.items() if k != "_target_"}, group)
+
+
+def typed(cls: type[T], values: dict[str, Any], where: str) -> T:
+    """An instance of the dataclass ``cls`` from plain values, types checked.
+
+    Raises:
+        ConfigError: naming the full key; for an unknown one the nearest known key.
+    """
+    try:
+        node = OmegaConf.merge(OmegaConf.structured(cls), values)
+        return OmegaConf.to_object(node)  # type: ignore[return-value]  # structured of cls
+    except ConfigError as error:
+        raise ConfigError(f"{where}.{error}") from error
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "")
+        names = [f.name for f in fields(cls)]  # type: ignore[arg-type]  # a dataclass by contract
+        near = difflib.get_close_matches(key.rsplit(".", 1)[-1], names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"keys: {', '.join(names)}"
+        raise ConfigError(f"{where}.{key}: {str(error).splitlines()[0]} ({hint})") from error
+
+
+def _check_top(tree: dict[str, Any]) -> None:
+    for key, least in (("seed", 0), ("epochs", 1), ("eval_every", 1)):
+        value = tree[key]
+        require(
+            isinstance(value, int) and not isinstance(value, bool) and value >= least,
+            f"{key}: {value!r} is not a whole number of at least {least}",
+        )
+    choice("progress", str(tree["progress"]), ("auto", "plain", "off"))
+
+
+def _fit(method: "Method", model: "Model") -> str:
+    """Check that the method can train the model; the normalisation in effect."""
+    for feature in sorted(method.needs - model.features):
+        raise ConfigError(
+            f"method={method.name} needs a model with {feature}, {model.name} has none"
+        )
+    for feature in sorted(set(method.refuses) & model.features):
+        reason = method.refuses[feature]
+        raise ConfigError(f"method={method.name} cannot train a model with {feature}: {reason}")
+    norm = method.norms[0] if model.norm == "auto" else model.norm
+    choice(f"model.norm (for method={method.name})", norm, method.norms)
+    return norm

@@ -1,0 +1,47 @@
+"""``snnrun eval``: measure a run's best checkpoint again, possibly with other settings."""
+
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from snnrun import checkpoint, evaluation
+from snnrun.config import RunSpec, build
+from snnrun.errors import ConfigError, UserError
+from snnrun.measure.memory import PeakMemory
+from snnrun.run import batches, build_net
+from snnrun.terminal import Display
+
+
+def load_spec(folder: Path, overrides: list[str]) -> RunSpec:
+    """The specification a run was started with, changed by ``key=value`` overrides.
+
+    Raises:
+        UserError: the folder holds no run.
+        ConfigError: an override names no key, or its value does not fit.
+    """
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"{folder} is not a run's folder: it has no config.yaml")
+    config = OmegaConf.load(file)
+    OmegaConf.set_struct(config, True)
+    try:
+        changes = OmegaConf.from_dotlist(overrides)
+        return build(OmegaConf.merge(config, changes))
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+
+
+def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
+    """Print and return the test metrics of the best checkpoint in a run's folder."""
+    spec = load_spec(folder, overrides)
+    device = spec.hardware.torch_device()
+    spec.hardware.prepare(spec.seed)
+    memory = PeakMemory(device)
+    net, plain = build_net(spec, device)
+    net.load_state_dict(checkpoint.load(folder / "best.pt")["net"])
+    splits = spec.dataset.load(spec.seed, device, spec.method.timesteps)
+    test = batches(spec, splits.test, training=False)
+    metrics = evaluation.test(plain, spec.method, test, spec.hardware.energy, memory)
+    Display("plain", spec.epochs).summary(f"{spec.name} on the test set", metrics, [])
+    return metrics

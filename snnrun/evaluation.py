@@ -1,0 +1,68 @@
+"""Evaluation on the plain spiking form, the same for every method."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from snnrun.data.batcher import Batcher
+from snnrun.hardware import Energy
+from snnrun.measure.health import Health
+from snnrun.measure.latency import DecisionMeter, inference_ms
+from snnrun.measure.memory import PeakMemory, parameters_mib
+from snnrun.measure.spikes import SpikeMeter
+from snnrun.measure.synops import SynOpMeter
+from snnrun.measure.tally import Tally
+from snnrun.methods.base import Method
+from snnrun.models.network import Network
+
+
+@torch.no_grad()
+def run_through(
+    plain: Network, method: Method, batches: Batcher, see: Callable[[Tensor], None] | None = None
+) -> Tally:
+    """Loss and accuracy over all batches; ``see`` gets the outputs [T, B, C] of each."""
+    plain.eval()
+    tally = Tally.zero(batches.store.labels.device)
+    for x, y in batches.epoch(0):
+        outputs = plain(x)
+        logits = method.decode(outputs)
+        if see is not None:
+            see(outputs)
+        tally.add(F.cross_entropy(logits, y), logits, y)
+    return tally
+
+
+def validate(plain: Network, method: Method, batches: Batcher, health: Health) -> dict[str, float]:
+    """Loss and accuracy on held-out data, empty without any; looks for ill layers."""
+    if not len(batches):
+        return {}
+    with SpikeMeter(plain) as spikes:
+        tally = run_through(plain, method, batches)
+    health.check_spikes(spikes.rates())
+    return tally.metrics("val")
+
+
+def test(
+    plain: Network, method: Method, batches: Batcher, energy: Energy, memory: PeakMemory
+) -> dict[str, float]:
+    """Everything that is measured on the plain form, over all batches.
+
+    Inference latency and memory are taken on the first batch, with no meter attached.
+    """
+    decisions = DecisionMeter(method.decision_steps)
+    with SpikeMeter(plain) as spikes, SynOpMeter(plain) as operations:
+        tally = run_through(plain, method, batches, decisions.add)
+    x, _ = next(batches.epoch(0))
+    memory.reset()
+    latency = inference_ms(plain, x)
+    return {
+        **tally.metrics("test"),
+        "latency/inference_ms_per_sample": latency,
+        **memory.metrics("inference"),
+        "memory/parameters_mib": parameters_mib(plain),
+        **decisions.metrics(),
+        **spikes.metrics(tally.samples),
+        **operations.metrics(tally.samples, e_ac_pj=energy.e_ac_pj, e_mac_pj=energy.e_mac_pj),
+    }

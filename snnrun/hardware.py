@@ -1,0 +1,76 @@
+"""Where a run computes: device, precision, threads, determinism, energy constants."""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from snnrun.errors import ConfigError, choice, require
+
+DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
+
+
+@dataclass(kw_only=True)
+class Energy:
+    """Energy of one operation in picojoule."""
+
+    e_ac_pj: float
+    e_mac_pj: float
+
+
+@dataclass(kw_only=True)
+class Hardware:
+    """The machine as a run sees it."""
+
+    name: str
+    device: str
+    precision: str
+    threads: int | None
+    deterministic: bool
+    energy: Energy
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        choice("precision", self.precision, tuple(DTYPES))
+        require(
+            self.threads is None or self.threads >= 1,
+            f"threads: {self.threads} is not null or a positive number",
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of weights, inputs and potentials."""
+        return DTYPES[self.precision]
+
+    def torch_device(self) -> torch.device:
+        """The device to compute on.
+
+        Raises:
+            ConfigError: when it does not exist on this machine.
+        """
+        name = self.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            device = torch.device(name)
+        except RuntimeError:
+            device = torch.device("meta")
+        if device.type not in ("cpu", "cuda"):
+            raise ConfigError(f"hardware.device: {name!r} is not one of auto, cpu, cuda, cuda:N")
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise ConfigError(
+                f"hardware.device: {name!r} asked for, {torch.cuda.device_count()} CUDA devices found; "
+                "use hardware=cpu"
+            )
+        return device
+
+    def prepare(self, seed: int) -> None:
+        """Set everything that is global to the process, as it may be reused between runs."""
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
+        torch.backends.cudnn.benchmark = not self.deterministic

@@ -1,0 +1,54 @@
+"""Where a run's numbers come from: versions, machine, and the state of the working tree."""
+
+import platform
+import socket
+import subprocess
+from typing import TYPE_CHECKING
+
+import torch
+
+from snnrun import __version__
+
+if TYPE_CHECKING:
+    from snnrun.config import RunSpec
+
+
+def tags(spec: "RunSpec", device: torch.device) -> dict[str, str]:
+    """What a run is found and compared by."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "spec_hash": spec.hash,
+        "method": spec.method.name,
+        "dataset": spec.dataset.name,
+        "model": spec.model.name,
+        "neuron": spec.neuron.name,
+        "norm": spec.norm,
+        "seed": str(spec.seed),
+        "timesteps": str(spec.method.timesteps),
+        "precision": spec.hardware.precision,
+        "device": f"{device.type} {name}",
+        "threads": str(torch.get_num_threads()),
+        "host": socket.gethostname(),
+        "snnrun": __version__,
+        "torch": torch.__version__,
+        **git_tags(),
+    }
+
+
+def git_tags() -> dict[str, str]:
+    """Commit of the folder the command was started in, and whether it has changes; empty without git."""
+    sha = _git("rev-parse", "HEAD")
+    return {"git.sha": sha, "git.dirty": str(bool(_git("status", "--porcelain")))} if sha else {}
+
+
+def git_diff() -> str:
+    """Uncommitted changes of that folder."""
+    return _git("diff", "HEAD")
+
+
+def _git(*args: str) -> str:
+    try:
+        done = subprocess.run(["git", *args], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,325 @@
+"""One run: build everything, find out whether it is new, half done or finished, train, test, close."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from snnrun import __version__, checkpoint, evaluation, provenance
+from snnrun.config import RunSpec
+from snnrun.data.base import Splits
+from snnrun.data.batcher import Batcher
+from snnrun.data.store import Store as DataStore
+from snnrun.errors import UserError
+from snnrun.loop import Loop
+from snnrun.measure.health import Health
+from snnrun.measure.latency import StepTimer
+from snnrun.measure.memory import PeakMemory
+from snnrun.measure.tally import Tally
+from snnrun.models.network import Network
+from snnrun.terminal import Display
+from snnrun.tracking import RunLog, Stop, Store, prepare
+
+log = logging.getLogger(__name__)
+
+
+class Interrupt:
+    """Turns the first SIGINT or SIGTERM into a request, looked at between batches."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle signals inside; a second one acts at once. Only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {s: signal.signal(s, self._request) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for which, handler in before.items():
+                signal.signal(which, handler)
+
+    def _request(self, number: int, frame: object) -> None:
+        if self.requested:
+            raise Stop(f"stopped by a second {signal.Signals(number).name}")
+        self.requested = True
+        log.warning("stopping after this batch; repeat the command to continue")
+
+
+@dataclass
+class Progress:
+    """How far a run is: what a checkpoint holds beside weights, optimiser and generators."""
+
+    epoch: int = 0
+    batch: int = 0
+    best: float = -1.0
+    tally: dict[str, Any] | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+def build_net(spec: RunSpec, device: torch.device) -> tuple[Network, Network]:
+    """The net in the method's coordinates, and its plain spiking form on the same weights."""
+    shape, classes = spec.dataset.shape, spec.dataset.classes
+    kits = (k(spec.neuron, spec.norm) for k in (spec.method.kit, spec.method.plain_kit))
+    net, plain = (
+        spec.model.build(kit, shape, classes).to(device, spec.hardware.dtype) for kit in kits
+    )
+    plain.load_state_dict(net.state_dict(), assign=True)
+    return net, plain
+
+
+def execute(spec: RunSpec) -> float:
+    """Train and test, or continue, or return what a finished run of this spec found.
+
+    Returns:
+        The best validation accuracy (test accuracy without validation data), for sweepers.
+
+    Raises:
+        UserError: before anything is created if the data or the store is not usable.
+        Stop: after SIGINT or SIGTERM, with a checkpoint on disk.
+    """
+    device = spec.hardware.torch_device()
+    spec.dataset.find()
+    display = Display(spec.progress, spec.epochs)
+    spec.hardware.prepare(spec.seed)
+    memory = PeakMemory(device)
+    net, plain = build_net(spec, device)
+    with _claim(spec.folder, display):
+        store = prepare(spec.tracking, Path.cwd())
+        found = store.find(spec.hash)
+        if found and found.status == "FINISHED":
+            return _skip(spec, store, found.metrics, display)
+        return Run(spec, device, display, memory, net, plain).track(
+            store, found.run_id if found else None
+        )
+
+
+@contextmanager
+def _claim(folder: Path, display: Display) -> Iterator[None]:
+    """Own the run's folder: the same spec started twice is computed once."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            display.say(f"another process runs this specification ({folder}); waiting for it")
+            lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"output_dir: cannot write {folder} ({error.strerror}); set output_dir to a folder that can be written"
+        ) from error
+    with lock:
+        lock.release()
+        yield
+
+
+def _skip(spec: RunSpec, store: Store, metrics: dict[str, float], display: Display) -> float:
+    title = f"{spec.name} (already finished)"
+    display.summary(title, metrics, hints(store, spec))
+    return _objective(metrics)
+
+
+def _objective(metrics: dict[str, float]) -> float:
+    return metrics.get("val/accuracy_best", metrics["test/accuracy"])
+
+
+def hints(store: Store, spec: RunSpec) -> list[str]:
+    """Commands to look further."""
+    return [
+        f"compare runs in the browser: snnrun ui --store {store.uri}",
+        f"evaluate again: snnrun eval {spec.folder}",
+    ]
+
+
+def batches(spec: RunSpec, store: DataStore, *, training: bool) -> Batcher:
+    """Batches as the run sees them: shuffled and augmented only in training."""
+    data = spec.dataset
+    return Batcher(
+        store,
+        encoding=data.encoding,
+        augment=data.augment if training else None,
+        batch_size=data.batch_size,
+        timesteps=spec.method.timesteps,
+        seed=spec.seed,
+        dtype=spec.hardware.dtype,
+        shuffle=training,
+    )
+
+
+class Run:
+    """The state of one run while it is computed."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        device: torch.device,
+        display: Display,
+        memory: PeakMemory,
+        net: Network,
+        plain: Network,
+    ):
+        self.spec, self.device, self.display = spec, device, display
+        self.plain = plain
+        self.interrupt = Interrupt()
+        self.progress = Progress()
+        self.splits: Splits = spec.dataset.load(spec.seed, device, spec.method.timesteps)
+        self.loop = Loop(
+            net=net,
+            method=spec.method,
+            update=spec.method.setup(net),
+            train=batches(spec, self.splits.train, training=True),
+            device=device,
+            epochs=spec.epochs,
+            display=display,
+            memory=memory,
+            health=Health(),
+            timer=StepTimer(device),
+            stop_requested=lambda: self.interrupt.requested,
+        )
+        self.validation = batches(spec, self.splits.validation, training=False)
+        self.last, self.best = spec.folder / "last.pt", spec.folder / "best.pt"
+
+    def track(self, store: Store, run_id: str | None) -> float:
+        """Compute the run inside its tracking run."""
+        spec = self.spec
+        how = store.run(
+            name=spec.name,
+            tags=provenance.tags(spec, self.device),
+            params=flatten(spec.tree),
+            run_id=run_id,
+            parent_id=os.environ.get("SNNRUN_PARENT_RUN"),
+        )
+        with how as run_log, self.interrupt.listening():
+            state = self._resume()
+            if state is None:
+                self._describe(run_log)
+            else:
+                run_log.replay([(step, values) for step, values in state["pending"]])
+            self._fit(run_log)
+            metrics = self._finish(run_log)
+        self.display.summary(spec.name, metrics, hints(store, spec))
+        return _objective(metrics)
+
+    def _describe(self, run_log: RunLog) -> None:
+        spec = self.spec
+        config = OmegaConf.to_yaml(OmegaConf.create(spec.tree))
+        (spec.folder / "config.yaml").write_text(config)
+        run_log.artifact(spec.folder / "config.yaml")
+        if diff := provenance.git_diff():
+            run_log.text("git.diff", diff)
+        self.display.say(
+            f"{spec.name}: {spec.dataset.name}, {spec.model.name} (norm {spec.norm}), "
+            f"{spec.neuron.name}, {spec.epochs} epochs of {len(self.splits.train)} samples in "
+            f"batches of {spec.dataset.batch_size}, on {self.device}"
+        )
+
+    def _fit(self, run_log: RunLog) -> None:
+        loop, progress = self.loop, self.progress
+        while progress.epoch < self.spec.epochs:
+            started = time.perf_counter()
+            tally = Tally.zero(self.device)
+            if progress.tally is not None:
+                tally.load_state_dict(progress.tally)
+            progress.batch = loop.train_epoch(progress.epoch, progress.batch, tally)
+            if self.interrupt.requested:
+                self._stop(run_log, tally)
+            metrics = tally.metrics("train") | {"latency/epoch_s": time.perf_counter() - started}
+            self._end_epoch(run_log, metrics)
+
+    def _end_epoch(self, run_log: RunLog, metrics: dict[str, float]) -> None:
+        loop, progress = self.loop, self.progress
+        metrics |= loop.memory.metrics("train") | loop.saved | loop.timer.metrics()
+        epoch = progress.epoch
+        progress.epoch, progress.batch, progress.tally = epoch + 1, 0, None
+        due = progress.epoch % self.spec.eval_every == 0 or progress.epoch == self.spec.epochs
+        if due:
+            metrics |= evaluation.validate(
+                self.plain, self.spec.method, self.validation, loop.health
+            )
+        better = due and metrics.get("val/accuracy", progress.best + 1) > progress.best
+        if "val/accuracy" in metrics:
+            progress.best = max(progress.best, metrics["val/accuracy"])
+            metrics["val/accuracy_best"] = progress.best
+        metrics["progress/samples"] = progress.epoch * len(self.splits.train)
+        metrics["progress/updates"] = loop.update.steps
+        progress.figures |= metrics
+        run_log.metrics(metrics, step=progress.epoch)
+        self._save(run_log)
+        if better:
+            checkpoint.keep(self.last, self.best)
+        self.display.epoch_line(epoch, metrics, metrics["latency/epoch_s"])
+        if self.interrupt.requested:
+            raise Stop("stopped")
+
+    def _finish(self, run_log: RunLog) -> dict[str, float]:
+        """Touch the test set once, with the best checkpoint."""
+        loop, spec = self.loop, self.spec
+        loop.net.load_state_dict(checkpoint.load(self.best)["net"])
+        test = batches(spec, self.splits.test, training=False)
+        metrics = evaluation.test(self.plain, spec.method, test, spec.hardware.energy, loop.memory)
+        run_log.metrics(metrics, step=spec.epochs)
+        for key, value in loop.health.tags().items():
+            run_log.tag(key, value)
+        run_log.artifact(self.last)
+        run_log.artifact(self.best)
+        return self.progress.figures | metrics
+
+    def _stop(self, run_log: RunLog, tally: Tally) -> None:
+        self.progress.tally = tally.state_dict()
+        self._save(run_log)
+        raise Stop("stopped")
+
+    def _save(self, run_log: RunLog) -> None:
+        state = {
+            "spec_hash": self.spec.hash,
+            "version": __version__,
+            "net": self.loop.net.state_dict(),
+            "update": self.loop.update.state_dict(),
+            "progress": dict(vars(self.progress)),
+            "saved": self.loop.saved,
+            "rng": checkpoint.rng_state(),
+            "pending": run_log.pending(),
+        }
+        checkpoint.save(self.last, state)
+
+    def _resume(self) -> dict[str, Any] | None:
+        """Continue from the last checkpoint, if there is one."""
+        if not self.last.exists():
+            return None
+        state = checkpoint.load(self.last)
+        if state.get("spec_hash") != self.spec.hash:
+            raise UserError(f"checkpoint {self.last} belongs to another specification; delete it")
+        self.loop.net.load_state_dict(state["net"])
+        self.loop.update.load_state_dict(state["update"])
+        self.loop.saved = state["saved"]
+        self.progress = Progress(**state["progress"])
+        checkpoint.restore_rng(state["rng"])
+        done = self.progress
+        self.display.say(
+            f"{self.spec.name}: continuing at epoch {done.epoch + 1}, batch {done.batch}"
+        )
+        return state
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, str]:
+    """Nested config as ``a.b`` -> text, for a run's params; lists as they are written in yaml."""
+    if not isinstance(tree, dict):
+        return {prefix: str(tree)}
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
