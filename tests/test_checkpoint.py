@@ -85,6 +85,21 @@ def test_foreign_files_are_refused_and_not_executed(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
+def test_full_disk_leaves_the_old_file_and_is_one_line(tmp_path):
+    resource = pytest.importorskip("resource")
+    checkpoint.save(tmp_path / "last.pt", {"epoch": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"last\.pt cannot be written"):
+            checkpoint.save(tmp_path / "last.pt", {"weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert checkpoint.load(tmp_path / "last.pt") == {"epoch": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
 def test_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").touch()
 

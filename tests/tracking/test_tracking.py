@@ -151,6 +151,24 @@ def test_run_outlives_an_outage_but_is_not_finished_by_it(store, client, monkeyp
     assert history(client, run.run_id, "loss") == [(0, 1.0), (1, 0.5), (2, 0.2)]
 
 
+def test_store_that_is_gone_does_not_hide_why_the_run_failed(store, monkeypatch, caplog):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    def away(*_):
+        raise MlflowException("nobody there")
+
+    with (
+        pytest.raises(RuntimeError, match="boom"),
+        store.run(name="r", tags={}, params={}),
+    ):
+        monkeypatch.setattr(MlflowClient, "set_terminated", away)
+        raise RuntimeError("boom")
+
+    assert "could not be marked FAILED" in caplog.text
+    assert "(nobody there)" in caplog.text
+
+
 def test_parent_is_reused_and_lists_children_of_every_experiment(store, client, folder):
     parent = store.open_parent("key", "sweep seed=0,1", {"kind": "sweep"})
     store.close_parent(parent, "FAILED")
