@@ -39,13 +39,13 @@ class Sweep(Callback):
         self._place: tuple[str | None, str, Path] | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Compose every value of the sweep, then make store, experiment and parent run.
+        """Check the sweep's configurations, then make store, experiment and parent run.
 
         A sweep repeated with the same overrides takes up the parent it had.
 
         Raises:
-            SystemExit: a value does not compose or the store is out of reach. Hydra would turn
-                any other exception of a callback into a warning.
+            SystemExit: a value does not compose, no job is valid, or the store is out of reach.
+                Hydra would turn any other exception of a callback into a warning.
         """
         try:
             self._open(config, kwargs["config_name"])
@@ -71,6 +71,7 @@ class Sweep(Callback):
         # Composed with the sweep's own values: `dataset=mnist,cifar10` must not put the parent
         # into the experiment of the default dataset.
         jobs = [compose(config_name, job) for job in _each_value_once(overrides)]
+        _require_a_valid_one(jobs)
         tracking = jobs[0].tracking
         self._place = (tracking.uri, tracking.experiment, Path(config.hydra.runtime.cwd))
         key = hashlib.sha256("\n".join([config_name, *sorted(lines)]).encode()).hexdigest()
@@ -106,6 +107,20 @@ class Sweep(Callback):
         if open_runs:
             names = ", ".join(f"{name} ({status})" for name, status in open_runs)
             log.error("%d of %d runs did not finish: %s", len(open_runs), len(runs), names)
+
+
+def _require_a_valid_one(jobs: list[DictConfig]) -> None:
+    """Refuse a sweep that cannot run at all; one that fails in some jobs is worth the others."""
+    from snnrun.config import build
+
+    errors: list[UserError] = []
+    for job in jobs:
+        try:
+            build(job)
+            return
+        except UserError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _each_value_once(overrides: list[Override]) -> list[list[str]]:
