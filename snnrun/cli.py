@@ -42,7 +42,9 @@ def main() -> None:
 def _hydra(command: str, arguments: list[str]) -> None:
     from snnrun import train
 
-    sys.argv = [f"snnrun {command}", *arguments]
+    # A check leaves nothing behind, so no parent run either.
+    extra = ["~hydra.callbacks.sweep"] if command == "check" else []
+    sys.argv = [f"snnrun {command}", *arguments, *extra]
     train.launch(getattr(train, command))
 
 

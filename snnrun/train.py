@@ -32,6 +32,7 @@ def launch(task: Callable[[DictConfig], float]) -> None:
                 raise Refused(f"error: {error}") from None
             sys.exit(f"error: {error}")
 
+    _set_up_process()  # a sweep's callback composes before the first job
     job()
 
 
