@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SQLITE = "sqlite:///"
+# Without it the UI opens on its page for language-model traces, where a training run shows nothing.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _PARAMS_PER_REQUEST = 100  # MLflow's limit
 _LARGEST_PAGE = 50_000  # MLflow's limit, above any sweep
 _LOCK_TIMEOUT_S = 120  # a fresh store takes about 5 s to migrate, several times that on a busy disk
@@ -333,7 +335,8 @@ def _open(uri: str, experiment: str, artifacts: Path | None) -> Store:
         found = client.get_experiment_by_name(experiment)
         if found is None:
             location = artifacts.as_uri() if artifacts else None
-            return Store(client, client.create_experiment(experiment, artifact_location=location))
+            made = client.create_experiment(experiment, location, tags=_EXPERIMENT_TAGS)
+            return Store(client, made)
     if found.lifecycle_stage == "deleted":
         raise UserError(
             f"tracking.experiment: {experiment!r} was deleted in {uri}; choose another name or "
