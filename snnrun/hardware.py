@@ -60,8 +60,8 @@ class Hardware:
             raise ConfigError(f"hardware.device: {name!r} is not one of auto, cpu, cuda, cuda:N")
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise ConfigError(
-                f"hardware.device: {name!r} asked for, {torch.cuda.device_count()} CUDA devices found; "
-                "use hardware=cpu"
+                f"hardware.device: {name!r} asked for, {torch.cuda.device_count()} CUDA devices "
+                "found; use hardware=cpu"
             )
         return device
 
@@ -72,5 +72,6 @@ class Hardware:
         torch.manual_seed(seed)
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
+        if torch.cuda.is_available():  # the call imports the compiler (1.4 s); CPU kernels need it not
+            torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
         torch.backends.cudnn.benchmark = not self.deterministic
