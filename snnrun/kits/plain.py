@@ -1,5 +1,7 @@
 """The plain kit: spikes travel. Every method is evaluated on nets made of these parts."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from snnrun.errors import choice
@@ -40,8 +42,9 @@ class Feedback(nn.Module):
 class Kit:
     """Makes the parts of a net in which spikes travel between layers, chunks [T', B, ...].
 
-    A method whose layers exchange something else (traces, accumulations, rates) derives its kit from this
-    one and overrides the parts that differ. Parameter and buffer names never depend on the kit.
+    A method whose layers exchange something else (traces, accumulations, rates) derives its kit
+    from this one and overrides the parts that differ. Parameter and buffer names never depend on
+    the kit.
 
     Args:
         neuron: what one unit computes.
@@ -67,7 +70,7 @@ class Kit:
         """
         return Synapse(op, **self.norms(op, branches))
 
-    def norms(self, op: Op, branches: int) -> dict[str, nn.Module]:
+    def norms(self, op: Op, branches: int) -> dict[str, Any]:
         """The normalisation parts of one synapse, as keyword arguments of Synapse."""
         channels = channels_out(op)
         if self.norm == "sws":
@@ -87,17 +90,22 @@ class Kit:
         """A parameter-free op on what travels."""
         return Between(op)
 
+    def skip(self) -> nn.Module:
+        """An identity connection: what travels, as a current to be added to others."""
+        return nn.Identity()
+
     def dropout(self, p: float) -> nn.Module:
         """Dropout with one mask per sequence."""
         return SequenceDropout(p)
 
     def feedback(self, op: Op, post: nn.Module | None = None) -> Feedback:
-        """A connection to an earlier layer with one step of delay; ``post`` acts on its current (upsampling)."""
+        """A connection to an earlier layer, one step late; ``post`` acts on its current."""
         return Feedback(Synapse(op), post)
 
 
 def reset(net: nn.Module) -> None:
-    """Forget everything a net carries from step to step: membranes, masks, traces, previous outputs."""
+    """Forget all that a net carries from step to step: membranes, masks, previous outputs."""
     for part in net.modules():
-        if part is not net and callable(getattr(part, "reset", None)):
-            part.reset()
+        forget = getattr(part, "reset", None)
+        if part is not net and callable(forget):
+            forget()
