@@ -27,9 +27,10 @@ def report(spec: RunSpec) -> None:
     logging.getLogger(__name__).debug("outputs %s", tuple(outputs.shape))
     table = Table(title=f"{spec.name} can run", title_justify="left", show_header=False)
     parameters = sum(p.numel() for p in net.parameters())
+    optim = spec.method.optim
     rows = {
         "dataset": f"{spec.dataset.name} {shape}, {spec.dataset.classes} classes",
-        "method": f"{spec.method.name}, T = {steps}, {spec.method.optim.name} lr {spec.method.optim.lr}",
+        "method": f"{spec.method.name}, T = {steps}, {optim.name} lr {optim.lr}",
         "model": f"{spec.model.name}, {parameters:,} parameters, norm {spec.norm}",
         "neuron": spec.neuron.name,
         "training": f"{spec.epochs} epochs, batch {spec.dataset.batch_size}, seed {spec.seed}",

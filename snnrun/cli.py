@@ -3,17 +3,18 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from snnrun import __version__
 
 HELP = f"""snnrun {__version__}: train spiking neural networks with any method, on one footing
 
-  snnrun train   [group=option ...] [key=value ...] [-m]   train one run, or every combination with -m
-  snnrun check   [group=option ...] [key=value ...]        say what would run, and what is missing
-  snnrun eval    RUN [key=value ...]                       evaluate a finished run again
-  snnrun ls      GROUP                                     methods datasets models neurons hardware experiments
-  snnrun ui      [--store URI] [--port N]                  open the MLflow UI on the store train uses
+  snnrun train  [group=option ...] [key=value ...] [-m]  train one run; -m: every combination
+  snnrun check  [group=option ...] [key=value ...]       say what would run, and what is missing
+  snnrun eval   RUN [key=value ...]                      evaluate a finished run again
+  snnrun ls     GROUP                                    list methods, datasets, models, ...
+  snnrun ui     [--store URI] [--port N]                 open the MLflow UI on train's store
 
 Each command has --help. Two to start with:
   snnrun train
@@ -60,7 +61,7 @@ def _complete() -> None:
     _hydra("train", sys.argv[1:])
 
 
-def _user_errors(command, arguments: list[str]) -> None:
+def _user_errors(command: Callable[[list[str]], None], arguments: list[str]) -> None:
     from snnrun.errors import UserError
 
     try:

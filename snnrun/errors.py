@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one line that says what, where, what is accepted, what to do."""
+"""Errors that are the user's to mend: one line: what, where, what is accepted, what to do."""
 
 
 class UserError(Exception):

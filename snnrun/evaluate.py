@@ -1,8 +1,9 @@
 """``snnrun eval``: measure a run's best checkpoint again, possibly with other settings."""
 
 from pathlib import Path
+from typing import cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from snnrun import checkpoint, evaluation
@@ -27,7 +28,7 @@ def load_spec(folder: Path, overrides: list[str]) -> RunSpec:
     OmegaConf.set_struct(config, True)
     try:
         changes = OmegaConf.from_dotlist(overrides)
-        return build(OmegaConf.merge(config, changes))
+        return build(cast(DictConfig, OmegaConf.merge(config, changes)))
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
 

@@ -36,7 +36,7 @@ def tags(spec: "RunSpec", device: torch.device) -> dict[str, str]:
 
 
 def git_tags() -> dict[str, str]:
-    """Commit of the folder the command was started in, and whether it has changes; empty without git."""
+    """Commit of the current folder, and whether it has changes; empty without git."""
     sha = _git("rev-parse", "HEAD")
     return {"git.sha": sha, "git.dirty": str(bool(_git("status", "--porcelain")))} if sha else {}
 

@@ -1,1 +1,1 @@
-"""Kits: the parts a model is made of, one kit per coordinate system that can travel between layers."""
+"""Kits: the parts a model is made of, one kit per thing that can travel between layers."""

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class Between(nn.Module):
-    """An op without parameters (pool, upsample, scale) applied to every step of a chunk [T', B, ...]."""
+    """An op without parameters (pool, upsample, scale), applied to every step of a chunk."""
 
     def __init__(self, op: nn.Module):
         super().__init__()

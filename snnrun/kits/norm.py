@@ -10,10 +10,10 @@ NORMS = ("none", "bn", "tdbn", "sws")
 class TimeBatchNorm(nn.Module):
     """Batch norm with statistics over time, batch and space jointly (tdBN).
 
-    Computes ``y = weight * scale * (x - mean) / sqrt(var + eps) + bias`` per channel, weight and bias
-    starting at 1 and 0. ``scale`` is alpha * V_th of Zheng et al. (AAAI 2021, arXiv 2011.05280, eq. 5-7): 1 gives the
-    plain BN over T*B that TET uses. The scale stays outside the trained weight, so the gradient of the
-    weight is the paper's and not ``1 / scale`` times it.
+    Computes ``y = weight * scale * (x - mean) / sqrt(var + eps) + bias`` per channel, weight and
+    bias starting at 1 and 0. ``scale`` is alpha * V_th of Zheng et al. (AAAI 2021, arXiv
+    2011.05280, eq. 5-7): 1 gives the plain BN over T*B that TET uses. The scale stays outside the
+    trained weight, so the gradient of the weight is the paper's and not ``1 / scale`` times it.
     """
 
     running_mean: Tensor
@@ -28,7 +28,7 @@ class TimeBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor, repeats: int = 1) -> Tensor:
-        """Normalise ``x`` [N, C, ...]; ``repeats`` says how many equal time steps each sample stands for."""
+        """Normalise ``x`` [N, C, ...], each sample standing for ``repeats`` equal time steps."""
         weight = self.weight * self.scale
         if not self.training:
             return F.batch_norm(
@@ -36,29 +36,37 @@ class TimeBatchNorm(nn.Module):
             )
         # Momentum 1 into fresh buffers yields the batch's own mean and unbiased variance.
         mean, var = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
-        y = F.batch_norm(x, mean, var, weight, self.bias, True, 1.0, self.eps)
+        # The functional form refuses one value per channel, as of a last batch of one image.
+        cudnn = torch.backends.cudnn.enabled
+        y = torch.batch_norm(x, weight, self.bias, mean, var, True, 1.0, self.eps, cudnn)
         self._update_running(mean, var, x.numel() // x.shape[1], repeats)
         return y
 
     @torch.no_grad()
     def _update_running(self, mean: Tensor, var: Tensor, n: int, repeats: int) -> None:
-        """Move the running statistics; the unbiased variance is that of ``n * repeats`` samples."""
-        if n > 1:
-            var = var * ((n - 1) / n * (n * repeats) / (n * repeats - 1))
+        """Move the running statistics; the variance is the unbiased one of ``n * repeats`` values.
+
+        A single value has no variance and moves the mean only.
+        """
         self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(var, self.momentum)
+        total = n * repeats
+        if total == 1:
+            return
+        unbiased = var * ((n - 1) / n * total / (total - 1)) if n > 1 else torch.zeros_like(var)
+        self.running_var.lerp_(unbiased, self.momentum)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Per-channel factor and offset of evaluation mode, for folding into the weights before it."""
+        """Per-channel factor and offset of evaluation mode, to fold into the weights before it."""
         factor = self.weight * self.scale / torch.sqrt(self.running_var + self.eps)
         return factor, self.bias - factor * self.running_mean
 
 
 class StandardisedWeight(nn.Module):
-    """Scaled weight standardisation (sWS): ``gain * (W - mean) / sqrt(var * fan_in + 1e-4)`` per output channel.
+    """Scaled weight standardisation (sWS) per output channel.
 
-    Unbiased variance over the fan-in, trainable gain starting at 1 (Xiao et al., OTTT, NeurIPS 2022,
-    arXiv 2210.04195, section 4.4). Acts on weights only, so it is linear in whatever travels.
+    Computes ``gain * (W - mean) / sqrt(var * fan_in + 1e-4)`` with the unbiased variance over the
+    fan-in and a trainable gain starting at 1 (Xiao et al., OTTT, NeurIPS 2022, arXiv 2210.04195,
+    section 4.4). Acts on weights only, so it is linear in whatever travels.
     """
 
     eps = 1e-4  # inside the root, after the variance was multiplied by the fan-in

@@ -1,4 +1,6 @@
-"""Weighted connections: one linear op with its normalisation, applied to every time step of a chunk."""
+"""Weighted connections: a linear op with its normalisation, applied to every step of a chunk."""
+
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,8 +26,9 @@ def apply(op: Op, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if isinstance(op, nn.Linear):
         return F.linear(x, weight, bias)
     if isinstance(op, nn.ConvTranspose2d):
+        padding = cast(tuple[int, ...], op.padding)  # a transposed op takes no "same"
         return F.conv_transpose2d(
-            x, weight, bias, op.stride, op.padding, op.output_padding, op.groups, op.dilation
+            x, weight, bias, op.stride, padding, op.output_padding, op.groups, op.dilation
         )
     return F.conv2d(x, weight, bias, op.stride, op.padding, op.dilation, op.groups)
 
@@ -38,8 +41,8 @@ def is_static(x: Tensor) -> bool:
 class Synapse(nn.Module):
     """A weighted op and its normalisation: ``[T', B, ...] -> current [T', B, ...]``.
 
-    A linear op flattens whatever follows the batch dimension. A static chunk passes through once and
-    comes back as an expanded view: equal to the unhoisted result, batch statistics included.
+    A linear op flattens whatever follows the batch dimension. A static chunk passes through once
+    and comes back as an expanded view: equal to the unhoisted result, batch statistics included.
     """
 
     def __init__(

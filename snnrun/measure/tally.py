@@ -13,7 +13,7 @@ class NotFinite(ArithmeticError):
 
 @dataclass
 class Tally:
-    """Running sums over batches, on the device; ``bad`` is the first step with a non-finite loss."""
+    """Running sums over batches, on the device; ``bad`` is the first step of non-finite loss."""
 
     loss: Tensor
     correct: Tensor
@@ -28,7 +28,7 @@ class Tally:
         return cls(zero, zero.clone(), torch.full_like(zero, float("inf")))
 
     def add(self, loss: Tensor, logits: Tensor, y: Tensor, step: int = 0) -> None:
-        """Take in the mean loss and the logits [B, C] of one batch, without waiting for the device."""
+        """Take in mean loss and logits [B, C] of one batch, without waiting for the device."""
         self.loss = self.loss + loss.double() * len(y)
         self.correct = self.correct + (logits.argmax(-1) == y).sum()
         self.bad = torch.where(loss.isfinite(), self.bad, self.bad.clamp(max=step))

@@ -31,10 +31,16 @@ class Optim:
         choice("optim.name", self.name, ("sgd", "adam"))
         choice("optim.schedule", self.schedule, ("constant", "cosine"))
         require(self.lr >= 0, f"optim.lr: {self.lr} is negative")
+        require(0 <= self.momentum < 1, f"optim.momentum: {self.momentum} is not in [0, 1)")
         require(self.weight_decay >= 0, f"optim.weight_decay: {self.weight_decay} is negative")
+        require(self.warmup_steps >= 0, f"optim.warmup_steps: {self.warmup_steps} is negative")
+        require(
+            self.clip_norm is None or self.clip_norm > 0,
+            f"optim.clip_norm: {self.clip_norm} is not null or a positive number",
+        )
 
     def optimiser(self, net: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser; weight decay acts on weights only, not on biases, norms or neuron parameters."""
+        """The optimiser; weight decay spares biases, norms and neuron parameters."""
         parameters = [p for p in net.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in parameters if p.dim() > 1], "weight_decay": self.weight_decay},
@@ -45,7 +51,7 @@ class Optim:
         return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
 
     def rate(self, progress: float, step: int) -> float:
-        """Learning rate when a fraction ``progress`` of training is done and ``step`` updates were made."""
+        """Learning rate at a fraction ``progress`` of training, after ``step`` updates."""
         rate = self.lr
         if self.schedule == "cosine":
             rate *= 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
@@ -55,7 +61,8 @@ class Optim:
 class Update:
     """What a method does to the weights: ``zero`` the gradients, ``step`` the optimiser.
 
-    ``progress`` (fraction of training done) is set by the loop before every batch; ``steps`` counts updates.
+    ``progress`` (fraction of training done) is set by the loop before every batch; ``steps``
+    counts updates.
     """
 
     def __init__(self, net: nn.Module, optim: Optim):
@@ -90,8 +97,9 @@ class Update:
 
 @dataclass(kw_only=True)
 class StepOutput:
-    """Result of one training step, detached: mean loss, decoded logits [B, C], the method's own figures.
+    """Result of one training step, detached.
 
+    Mean loss, decoded logits [B, C], and under ``extra`` the method's own figures.
     ``kept_bytes`` is what the method itself keeps between forward and backward outside autograd.
     """
 
@@ -105,9 +113,9 @@ class StepOutput:
 class Method(ABC):
     """A training rule: owns forward, loss, backward and update of one batch.
 
-    A method never logs, saves, measures, moves data between devices or reads the configuration tree.
-    ``norms`` lists the normalisations it can train, the first is its ``auto`` choice; ``needs`` and ``refuses``
-    name features of the model (see Model.features), ``refuses`` with the reason.
+    A method never logs, saves, measures, moves data between devices or reads the configuration.
+    ``norms`` lists the normalisations it can train, the first is its ``auto`` choice; ``needs``
+    and ``refuses`` name features of the model (see Model.features), ``refuses`` with the reason.
     """
 
     norms: ClassVar[tuple[str, ...]] = ("none",)
@@ -131,7 +139,7 @@ class Method(ABC):
         return neuron
 
     def kit(self, neuron: Neuron, norm: str) -> Kit:
-        """Parts of the net while training; the plain kit unless something else than spikes travels."""
+        """Parts of the net in training; the plain kit unless something else than spikes travels."""
         return Kit(neuron, norm)
 
     def plain_kit(self, neuron: Neuron, norm: str) -> Kit:
@@ -151,7 +159,7 @@ class Method(ABC):
         return outputs.mean(0)
 
     def decision_steps(self, outputs: Tensor) -> Tensor:
-        """Steps [B] until the answer is fixed: the first after which the decoded class no longer changes."""
+        """Steps [B] until the answer is fixed: the first after which the class stays the same."""
         answers = torch.stack(
             [self.decode(outputs[: t + 1]).argmax(-1) for t in range(len(outputs))]
         )

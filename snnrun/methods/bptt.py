@@ -1,4 +1,4 @@
-"""Backpropagation through time with a surrogate gradient (STBP) on the time-averaged output (SDT loss)."""
+"""Backpropagation through time with a surrogate gradient (STBP), loss on the mean output (SDT)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +14,8 @@ from snnrun.models.network import Network
 class BPTT(Method):
     """Exact gradient of the surrogate graph over all steps; memory grows with T.
 
-    Loss: one cross entropy per sample on the mean output (Wu et al., 2018; tdBN: Zheng et al., AAAI 2021, arXiv 2011.05280).
+    Loss: one cross entropy per sample on the mean output (Wu et al., 2018; tdBN: Zheng et al.,
+    AAAI 2021, arXiv 2011.05280).
     """
 
     norms: ClassVar[tuple[str, ...]] = ("tdbn", "bn", "sws", "none")

@@ -24,9 +24,10 @@ def tet_loss(outputs: Tensor, y: Tensor, *, lamb: float, phi: float) -> Tensor:
 
 @dataclass(kw_only=True)
 class TET(Method):
-    """Surrogate-gradient training with a loss on every step's output; inference as ever on the mean.
+    """Surrogate-gradient training with a loss on every step's output; inference on the mean.
 
-    ``lamb`` weighs the pull of every output towards ``phi``, which keeps single steps from becoming outliers.
+    ``lamb`` weighs the pull of every output towards ``phi``, which keeps single steps from
+    becoming outliers.
     """
 
     norms: ClassVar[tuple[str, ...]] = ("bn", "tdbn", "sws", "none")

@@ -22,7 +22,7 @@ class Model(ABC):
     @property
     @abstractmethod
     def features(self) -> frozenset[str]:
-        """What a method may need or refuse: ``chain``, ``residual``, ``feedback``, ``max_pool``, ``dropout``."""
+        """What a method may need or refuse: ``chain residual feedback max_pool dropout``."""
 
     @abstractmethod
     def build(self, kit: Kit, shape: Shape, classes: int) -> Network:

@@ -1,4 +1,4 @@
-"""Small convolutional chain: 3x3 convolutions, a pool after each, fully connected layers, readout."""
+"""Small convolutional chain: 3x3 convolutions, each with a pool, then fully connected layers."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ POOLS = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
 
 @dataclass(kw_only=True)
 class ConvNet(Model):
-    """``channels`` = [32, 64] is 32C3-P2-64C3-P2; ``hidden`` lists fully connected layers behind it."""
+    """``channels`` = [32, 64] is 32C3-P2-64C3-P2; ``hidden`` lists the layers behind it."""
 
     channels: list[int]
     hidden: list[int]
@@ -42,8 +42,8 @@ class ConvNet(Model):
         shrink = 2 ** len(self.channels)
         require(
             height >= shrink and width >= shrink,
-            f"model.channels: {len(self.channels)} pools need inputs of at least {shrink}x{shrink}, "
-            f"the dataset has {height}x{width}; use fewer channels or model=mlp",
+            f"model.channels: {len(self.channels)} pools need inputs of at least {shrink}x{shrink},"
+            f" the dataset has {height}x{width}; use fewer channels or model=mlp",
         )
         layers = []
         for i, out in enumerate(self.channels):

@@ -1,6 +1,7 @@
 """Multilayer perceptron: fully connected layers of spiking units."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 from torch import nn
@@ -13,7 +14,7 @@ from snnrun.models.network import Chain, Layer
 
 @dataclass(kw_only=True)
 class MLP(Model):
-    """Input - hidden layers - classes; with ``feedback`` the last hidden layer drives the first one, too."""
+    """Input - hidden - classes; with ``feedback`` the last hidden layer drives the first, too."""
 
     hidden: list[int]
     dropout: float
@@ -41,7 +42,7 @@ class MLP(Model):
                 kit.neuron(),
                 [kit.dropout(self.dropout)] if self.dropout else [],
             )
-            for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+            for i, (n_in, n_out) in enumerate(pairwise(widths))
         ]
         feedback = (
             kit.feedback(nn.Linear(widths[-1], widths[1], bias=False)) if self.feedback else None

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,8 @@ from snnrun.kits.synapse import Synapse
 class Network(nn.Module, ABC):
     """Time first, chunk by chunk: ``[T', B, ...] -> outputs [T', B, classes]``.
 
-    Called as a module it begins a new sequence; ``advance`` continues the current one. A whole sequence in
-    one call and step by step give the same spikes.
+    Called as a module it begins a new sequence; ``advance`` continues the current one. A whole
+    sequence in one call and step by step give the same spikes.
     """
 
     @property
@@ -24,7 +25,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def body(self, current: Tensor) -> Tensor:
-        """Outputs [T', B, classes] from the first layer's current [T', B, ...]; continues the sequence."""
+        """Continue the sequence: first layer's current [T', B, ...] to outputs [T', B, classes]."""
 
     def reset(self) -> None:
         """Begin a new sequence: forget all state."""
@@ -59,13 +60,14 @@ class Layer(nn.Module):
 
 
 class Chain(Network):
-    """Layers one after another, then a readout; optionally feedback from the last layer to the first.
+    """Layers one after another, then a readout; optionally feedback from last layer to first.
 
     Args:
         layers: at least one; the first reads the input.
         readout: the last weighted op, its currents are the outputs.
         pool: parameter-free op between the last layer and the readout (global pooling).
-        feedback: connection from the last layer's output to the first layer's current, one step delayed.
+        feedback: connection from the last layer's output to the first layer's current, one step
+            delayed.
     """
 
     def __init__(
@@ -85,12 +87,13 @@ class Chain(Network):
     @property
     def stem(self) -> Synapse:
         """The first layer's synapse."""
-        return self.layers[0].synapse
+        return cast(Synapse, self.layers[0].synapse)
 
     def hidden(self, current: Tensor) -> Tensor:
         """Output of the last layer for the first layer's current, without feedback."""
-        x = self.layers[0].emit(current)
-        for layer in self.layers[1:]:
+        first, *rest = self.layers
+        x = cast(Layer, first).emit(current)
+        for layer in rest:
             x = layer(x)
         return x
 

@@ -39,9 +39,11 @@ class Neuron(ABC):
 
     Attributes:
         name: option of the group, recorded with the run.
+        threshold: membrane at which a unit fires; tdBN scales currents to it.
     """
 
     name: str
+    threshold: float
 
     @abstractmethod
     def build(self) -> SpikingNeuron:
