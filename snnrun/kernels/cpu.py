@@ -1,133 +1,176 @@
 """Compiled kernel for the CPU: both passes fused over time, one read and one write per element.
 
 Units are cut into blocks; a block runs through all its steps with its membrane in the first-level
-cache. Nothing is written for the backward pass: it keeps the current itself (one copy whatever T
-for an expanded current) and integrates it again, which is cheaper than a round trip of the
-potentials through memory. Same spikes as the eager kernel bit by bit.
+cache. Nothing is written for the backward pass: it keeps the current itself (one step's worth,
+whatever T, for a current expanded over time) and integrates it again, which is cheaper than a round
+trip of the potentials through memory. The spikes are those of the eager kernel bit by bit.
+
+Threads are ours, not numba's: its threading layers abort the process after a fork or when two
+threads enter at once. The compiled code releases the interpreter lock.
 """
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
-import numba
 import numpy as np
+import torch
+from torch import Tensor
 
-from snnrun.neurons.surrogate import SURROGATES
+from snnrun.kernels.parameters import LIFParameters
+from snnrun.kernels.slopes import CODES, compiled, slopes
 
-BLOCK = 512  # units run together: 64 steps of potentials are 128 KiB in single precision
+BLOCK = 512  # units that run together; 16 steps of their potentials take 32 KiB in fp32
 
-_NAMES = tuple(SURROGATES)
-_TRIANGLE, _RECTANGULAR, _SIGMOID, _ARCTAN, _SOFTSIGN, _FAST_SIGMOID, _EXPONENTIAL, _GAUSSIAN = (
-    _NAMES.index(name)
-    for name in (
-        "triangle",
-        "rectangular",
-        "sigmoid",
-        "arctan",
-        "softsign",
-        "fast_sigmoid",
-        "piecewise_exponential",
-        "gaussian",
+
+def forward(
+    current: Tensor, membrane: Tensor, p: LIFParameters, *, keep: bool
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Run T' steps; arguments and result as in `eager.forward`, fp32 or fp64 on the CPU.
+
+    What is kept is the current and the membrane before the first step.
+    """
+    spikes = torch.empty(current.shape, dtype=current.dtype)
+    after = membrane.detach().clone(memory_format=torch.contiguous_format)
+    steps, hop = _steps(current)
+    out, units = spikes.numpy().reshape(len(current), -1), after.numpy().reshape(-1)
+    constants = _constants(p, units.dtype)
+    _split(units.size, lambda lo, hi: _forward(steps, hop, units, out, constants, lo, hi))
+    return spikes, after, (current, membrane) if keep else ()
+
+
+def backward(
+    kept: tuple[Tensor, ...], grad_spikes: Tensor, grad_membrane: Tensor, p: LIFParameters
+) -> tuple[Tensor, Tensor]:
+    """Gradient as in `eager.backward`, from what `forward` kept."""
+    current, membrane = kept
+    grad_current = torch.empty(current.shape, dtype=current.dtype)
+    grad_before = grad_membrane.clone(memory_format=torch.contiguous_format)
+    steps, hop = _steps(current)
+    start = membrane.detach().contiguous().numpy().reshape(-1)
+    above, above_hop = _steps(grad_spikes)
+    out, carried = grad_current.numpy().reshape(len(current), -1), grad_before.numpy().reshape(-1)
+    constants, code = _constants(p, start.dtype), CODES[p.surrogate.name]
+    _split(
+        start.size,
+        lambda lo, hi: _backward(
+            steps, hop, start, above, above_hop, carried, out, constants, code, lo, hi
+        ),
     )
-)
-
-jit = numba.njit(cache=True, nogil=True, error_model="numpy")
+    return grad_current, grad_before
 
 
-@jit
-def _slopes(kind, x, w, out):
-    one = w.dtype.type(1) if False else x.dtype.type(1)
-    half = x.dtype.type(0.5)
-    if kind == _TRIANGLE:
-        for j in range(x.size):
-            out[j] = max(w - abs(x[j]), x.dtype.type(0)) / (w * w)
-    elif kind == _RECTANGULAR:
-        for j in range(x.size):
-            out[j] = one / w if abs(x[j]) < w * half else x.dtype.type(0)
-    elif kind == _ARCTAN:
-        a = x.dtype.type(np.pi / 2) * w
-        for j in range(x.size):
-            out[j] = w * half / (one + (a * x[j]) * (a * x[j]))
-    elif kind == _SIGMOID:
-        for j in range(x.size):
-            y = one / (one + np.exp(-w * x[j]))
-            out[j] = w * y * (one - y)
+def _steps(x: Tensor) -> tuple[np.ndarray, int]:
+    """The values as rows of one step each, and how many rows to go on per step (0: expanded)."""
+    x = x.detach()
+    expanded = x.stride(0) == 0
+    rows = (x[:1] if expanded else x).contiguous()
+    return rows.numpy().reshape(len(rows), -1), 0 if expanded else 1
 
 
-@jit
-def fwd(current, hop, membrane, spikes, lo, hi, before, after, gain, theta, drop, rest, hard, ties):
-    for start in range(lo, hi, 512):
-        stop = min(start + 512, hi)
+def _constants(p: LIFParameters, dtype: np.dtype) -> tuple[np.floating, ...]:
+    kind = dtype.type
+    firing = kind(p.threshold)
+    if p.fires_at_threshold:  # u >= threshold is u > the next number below it
+        firing = np.nextafter(firing, kind(-np.inf))
+    values = (p.leak_before, p.leak_after, p.gain, p.scale_fired, p.offset_fired, p.threshold)
+    attached = 0.0 if p.detach_reset else 1.0
+    return *map(kind, (*values, attached, p.surrogate.width)), firing
+
+
+def _split(units: int, work: Callable[[int, int], None]) -> None:
+    """Cut the units into one range per torch thread, at multiples of a block."""
+    blocks = -(-units // BLOCK)
+    workers = max(1, min(torch.get_num_threads(), blocks))
+    cuts = [min(units, BLOCK * (blocks * i // workers)) for i in range(workers + 1)]
+    if workers == 1:
+        work(*cuts)
+    else:
+        list(_pool(workers, os.getpid()).map(work, cuts[:-1], cuts[1:]))
+
+
+@lru_cache(maxsize=1)
+def _pool(workers: int, process: int) -> ThreadPoolExecutor:
+    """One pool per process: the threads of a forked process' parent do not run in it."""
+    return ThreadPoolExecutor(workers, thread_name_prefix=f"neurons-{process}")
+
+
+@compiled
+def _forward(
+    current: np.ndarray,
+    hop: int,
+    membrane: np.ndarray,
+    spikes: np.ndarray,
+    constants: tuple[float, ...],
+    lo: int,
+    hi: int,
+) -> None:
+    before, after, gain, scale, offset, _, _, _, firing = constants
+    for start in range(lo, hi, BLOCK):
+        stop = min(start + BLOCK, hi)
+        v = membrane[start:stop]
         for t in range(spikes.shape[0]):
             x = current[t * hop, start:stop]
-            v = membrane[start:stop]
             s = spikes[t, start:stop]
-            for j in range(stop - start):
+            for j in range(v.size):
                 u = v[j] * before + x[j] * gain
-                fired = u > theta or (ties and u == theta)
-                left = u * after
-                if fired:
-                    left = rest if hard else left - drop
-                v[j] = left
-                s[j] = 1 if fired else 0
+                fired = u > firing
+                v[j] = u * scale + offset if fired else u * after
+                s[j] = fired
 
 
-@jit
-def bwd(
-    current,
-    hop,
-    membrane,
-    gs,
-    ghop,
-    gv,
-    gi,
-    lo,
-    hi,
-    before,
-    after,
-    gain,
-    theta,
-    drop,
-    rest,
-    hard,
-    ties,
-    attached,
-    kind,
-    width,
-):
-    T = gi.shape[0]
-    us = np.empty((T, 512), gi.dtype)
-    slope = np.empty(512, gi.dtype)
-    xs = np.empty(512, gi.dtype)
-    zero = gi.dtype.type(0)
-    for start in range(lo, hi, 512):
-        m = min(512, hi - start)
-        v = xs
-        for j in range(m):
-            v[j] = membrane[start + j]
-        for t in range(T):
-            x = current[t * hop, start : start + m]
-            row = us[t]
-            for j in range(m):
-                u = v[j] * before + x[j] * gain
-                fired = u > theta or (ties and u == theta)
-                left = u * after
-                if fired:
-                    left = rest if hard else left - drop
-                v[j] = left
-                row[j] = u
-        g = gv[start : start + m]
-        for t in range(T - 1, -1, -1):
-            row = us[t]
-            for j in range(m):
-                xs[j] = row[j] - theta
-            _slopes(kind, xs[:m], width, slope)
-            s = gs[t * ghop, start : start + m]
-            out = gi[t, start : start + m]
-            for j in range(m):
+@compiled
+def _backward(
+    current: np.ndarray,
+    hop: int,
+    membrane: np.ndarray,
+    grad_spikes: np.ndarray,
+    grad_hop: int,
+    carried: np.ndarray,
+    grad_current: np.ndarray,
+    constants: tuple[float, ...],
+    code: int,
+    lo: int,
+    hi: int,
+) -> None:
+    before, after, gain, scale, offset, threshold, attached, width, firing = constants
+    potentials = np.empty((grad_current.shape[0], BLOCK), membrane.dtype)
+    scratch, slope = np.empty(BLOCK, membrane.dtype), np.empty(BLOCK, membrane.dtype)
+    for start in range(lo, hi, BLOCK):
+        stop = min(start + BLOCK, hi)
+        x = scratch[: stop - start]
+        x[:] = membrane[start:stop]
+        _integrate(current[:, start:stop], hop, x, potentials, constants)
+        g = carried[start:stop]
+        for t in range(grad_current.shape[0] - 1, -1, -1):
+            row = potentials[t]
+            for j in range(x.size):
+                x[j] = row[j] - threshold
+            slopes(code, x, width, slope)
+            above, out = grad_spikes[t * grad_hop, start:stop], grad_current[t, start:stop]
+            for j in range(x.size):
                 u = row[j]
-                fired = u > theta or (ties and u == theta)
-                passed = zero if hard and fired else after
-                if attached:
-                    passed -= slope[j] * (u * after - rest if hard else drop)
-                delta = slope[j] * s[j] + passed * g[j]
+                passed = scale if u > firing else after
+                passed -= attached * slope[j] * (u * (after - scale) - offset)
+                delta = slope[j] * above[j] + passed * g[j]
                 out[j] = delta * gain
                 g[j] = delta * before
+
+
+@compiled
+def _integrate(
+    current: np.ndarray,
+    hop: int,
+    v: np.ndarray,
+    potentials: np.ndarray,
+    constants: tuple[float, ...],
+) -> None:
+    """Write the potentials of one block, as the forward pass met them; v [n] is used up."""
+    before, after, gain, scale, offset, _, _, _, firing = constants
+    for t in range(potentials.shape[0]):
+        x, row = current[t * hop], potentials[t]
+        for j in range(v.size):
+            u = v[j] * before + x[j] * gain
+            v[j] = u * scale + offset if u > firing else u * after
+            row[j] = u

@@ -30,8 +30,7 @@ def forward(
     for t, x in enumerate(current.unbind()):
         u = membrane * p.leak_before + x * p.gain
         fired = _fires(u, p)
-        membrane = u * p.leak_after
-        membrane = torch.where(fired, p.rest if p.hard else membrane - p.drop, membrane)
+        membrane = torch.where(fired, u * p.scale_fired + p.offset_fired, u * p.leak_after)
         spikes[t] = fired
         if potentials is not None:
             potentials[t] = u
@@ -71,10 +70,8 @@ def _fires(u: Tensor, p: LIFParameters) -> Tensor:
 
 
 def _kept_share(u: Tensor, slope: Tensor, p: LIFParameters) -> Tensor:
-    """κ = dv/du: what passes without the reset, less what the reset's own spike takes."""
-    passed = torch.full_like(u, p.leak_after)
-    if p.hard:
-        passed = passed.masked_fill(_fires(u, p), 0)
+    """κ = dv/du: that of the branch taken, less the spike's slope times the jump between both."""
+    passed = torch.full_like(u, p.leak_after).masked_fill(_fires(u, p), p.scale_fired)
     if p.detach_reset:
         return passed
-    return passed - slope * (u * p.leak_after - p.rest if p.hard else p.drop)
+    return passed - slope * (u * (p.leak_after - p.scale_fired) - p.offset_fired)

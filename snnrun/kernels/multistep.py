@@ -1,5 +1,6 @@
 """The one entry to the multi-step kernels: chooses a backend and gives it its gradient."""
 
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -8,6 +9,8 @@ from torch.autograd.function import once_differentiable
 
 from snnrun.kernels import eager
 from snnrun.kernels.parameters import LIFParameters, State
+
+COMPILED_FROM = 2**14  # elements of a chunk; below, the eager kernel takes well under a millisecond
 
 
 def lif(current: Tensor, state: State | None, parameters: LIFParameters) -> tuple[Tensor, State]:
@@ -40,8 +43,18 @@ def lif(current: Tensor, state: State | None, parameters: LIFParameters) -> tupl
     if torch.is_grad_enabled() and (current.requires_grad or state.membrane.requires_grad):
         spikes, membrane = _LIF.apply(current, state.membrane, parameters)
     else:
-        spikes, membrane, _ = eager.forward(current, state.membrane, parameters, keep=False)
+        backend = _backend(current)
+        spikes, membrane, _ = backend.forward(current, state.membrane, parameters, keep=False)
     return spikes, State(membrane, held)
+
+
+def _backend(current: Tensor) -> ModuleType:
+    """The compiled kernel where it pays for its import (a second, once), else the eager one."""
+    if current.device.type == "cpu" and current.numel() >= COMPILED_FROM:
+        from snnrun.kernels import cpu
+
+        return cpu
+    return eager
 
 
 def _started(current: Tensor, state: State | None, parameters: LIFParameters) -> State:
@@ -64,9 +77,10 @@ class _LIF(torch.autograd.Function):
     def forward(
         ctx: Any, current: Tensor, membrane: Tensor, parameters: LIFParameters
     ) -> tuple[Tensor, Tensor]:
-        spikes, membrane, kept = eager.forward(current, membrane, parameters, keep=True)
+        backend = _backend(current)
+        spikes, membrane, kept = backend.forward(current, membrane, parameters, keep=True)
         ctx.save_for_backward(*kept)
-        ctx.parameters = parameters
+        ctx.parameters, ctx.backend = parameters, backend
         return spikes, membrane
 
     @staticmethod
@@ -74,5 +88,5 @@ class _LIF(torch.autograd.Function):
     def backward(
         ctx: Any, grad_spikes: Tensor, grad_membrane: Tensor
     ) -> tuple[Tensor, Tensor, None]:
-        grads = eager.backward(ctx.saved_tensors, grad_spikes, grad_membrane, ctx.parameters)
+        grads = ctx.backend.backward(ctx.saved_tensors, grad_spikes, grad_membrane, ctx.parameters)
         return *grads, None

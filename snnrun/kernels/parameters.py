@@ -26,7 +26,7 @@ class LIFParameters:
 
     Every variant is one recursion,
         u[t] = leak_before * v[t-1] + gain * I[t],   s[t] = Θ(u[t] - threshold),
-        v[t] = rest where a hard reset fires, else leak_after * u[t] - drop * s[t],
+        v[t] = scale_fired * u[t] + offset_fired where it fires, else leak_after * u[t],
     where the leak acts before (on the reset membrane) or after (the reset is not leaked).
 
     Attributes:
@@ -69,6 +69,11 @@ class LIFParameters:
         return 1.0 if self.leak_reset else self.leak
 
     @property
-    def drop(self) -> float:
-        """What a soft reset subtracts."""
-        return self.threshold - self.rest
+    def scale_fired(self) -> float:
+        """Factor on u[t] where the unit fired: a hard reset forgets it."""
+        return 0.0 if self.hard else self.leak_after
+
+    @property
+    def offset_fired(self) -> float:
+        """Added where the unit fired: the value of a hard reset, or what a soft one takes off."""
+        return self.rest if self.hard else self.rest - self.threshold

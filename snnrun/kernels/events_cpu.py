@@ -1,0 +1,327 @@
+"""The event-driven kernels compiled for the CPU: nothing dense but one row of units per thread.
+
+Samples are shared out to the threads; each has its own weight gradient, added up at the end. The
+results of the forward pass do not depend on the number of threads.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from snnrun.kernels.events import Events, Incoming, Readout, Record, Unit
+from snnrun.kernels.threads import spread
+
+BLOCK = 32  # units looked at together for a potential near the threshold
+NO_SYNAPSE = -1.0
+
+
+def _compiled(function: Any, *, reassociate: bool = False) -> Any:
+    flags: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    if reassociate:
+        flags["fastmath"] = {"reassoc", "contract"}  # sums in vector registers
+    try:
+        return numba.njit(cache=True, **flags)(function)
+    except RuntimeError:  # neither the package nor the user's cache folder can be written
+        return numba.njit(**flags)(function)
+
+
+def gather(x: Tensor) -> Events:
+    """Nonzeros of a chunk ``x`` [T, B, ...]; as `events_torch.gather`."""
+    steps, batch = x.shape[:2]
+    values = x.detach().contiguous().view(steps, batch, -1).numpy()
+    parts = spread(batch, lambda lo, hi: _nonzeros(values, lo, hi))
+    return _joined([(index, start) for index, start in parts])
+
+
+def forward(spikes: Events, weight: Tensor, unit: Unit, batch: int) -> Record:
+    """Run a layer over all its steps; as `events_torch.forward`."""
+    index, start, w = spikes.index.numpy(), spikes.start.numpy(), _array(weight)
+    steps = (len(start) - 1) // batch
+    constants = _constants(unit, w.dtype)
+    parts = spread(batch, lambda lo, hi: _forward(index, start, w, steps, lo, hi, constants))
+    return Record(
+        _joined([(part[0], part[1]) for part in parts]),
+        _joined([(part[2], part[3]) for part in parts]),
+        torch.cat([torch.from_numpy(part[4]) for part in parts]),
+    )
+
+
+def read(spikes: Events, weight: Tensor, readout: Readout, batch: int) -> tuple[Tensor, Tensor]:
+    """Logits and the steps of the maxima; as `events_torch.read`."""
+    index, start, w = spikes.index.numpy(), spikes.start.numpy(), _array(weight)
+    logits = np.zeros((batch, w.shape[1]), w.dtype)
+    at = np.zeros(logits.shape, np.int32)
+    leak, summed = w.dtype.type(readout.leak), readout.reduce == "sum"
+    spread(batch, lambda lo, hi: _read(index, start, w, leak, summed, logits, at, lo, hi))
+    return torch.from_numpy(logits), torch.from_numpy(at)
+
+
+def backward(
+    spikes: Events,
+    active: Events | None,
+    incoming: Incoming,
+    weight: Tensor,
+    leaks: tuple[float, float | None],
+    batch: int,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of one weighted connection; as `events_torch.backward`."""
+    w = _array(weight)
+    below = _none(len(spikes.start)) if active is None else active
+    lists = [a.numpy() for events in (spikes, below, incoming.at) for a in events]
+    value, drive = (_array(a) for a in (incoming.value, incoming.drive))
+    grad_in = torch.zeros(len(below.index), dtype=weight.dtype)
+    leak, synapse = leaks
+    pair = w.dtype.type(leak), w.dtype.type(NO_SYNAPSE if synapse is None else synapse)
+    steps = (len(spikes.start) - 1) // batch
+
+    def work(lo: int, hi: int) -> np.ndarray:
+        grad = np.zeros(w.shape, w.dtype)
+        _backward(*lists, value, drive, w, steps, lo, hi, *pair, grad, grad_in.numpy())
+        return grad
+
+    first, *others = spread(batch, work)
+    for other in others:
+        first += other
+    return torch.from_numpy(first), grad_in
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.detach().contiguous().numpy()
+
+
+def _none(pointers: int) -> Events:
+    return Events(torch.zeros(0, dtype=torch.int32), torch.zeros(pointers, dtype=torch.int32))
+
+
+def _constants(unit: Unit, dtype: np.dtype) -> tuple[Any, ...]:
+    synapse = NO_SYNAPSE if unit.synapse is None else unit.synapse
+    values = (unit.leak, synapse, unit.threshold, unit.drop, unit.window, unit.steepness)
+    return tuple(map(dtype.type, values))
+
+
+def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> Events:
+    """One list from those of consecutive ranges of samples, each with pointers of its own."""
+    if len(parts) == 1:
+        return Events(*map(torch.from_numpy, parts[0]))
+    index = torch.cat([torch.from_numpy(i) for i, _ in parts])
+    starts, reached = [np.zeros(1, np.int32)], 0
+    for i, start in parts:
+        starts.append(start[1:] + np.int32(reached))
+        reached += len(i)
+    return Events(index, torch.from_numpy(np.concatenate(starts)))
+
+
+@_compiled
+def _grown(old: np.ndarray, used: int, needed: int) -> np.ndarray:
+    """The list itself while there is room for ``needed`` entries, else a copy of twice the size."""
+    if needed <= old.size:
+        return old
+    new = np.empty(2 * needed, old.dtype)
+    new[:used] = old[:used]
+    return new
+
+
+@_compiled
+def _nonzeros(x: np.ndarray, lo: int, hi: int) -> tuple[np.ndarray, np.ndarray]:
+    steps, _, units = x.shape
+    index, n = np.empty(16 * (hi - lo) * steps + units, np.int32), 0
+    start = np.zeros((hi - lo) * steps + 1, np.int32)
+    for b in range(lo, hi):
+        for t in range(steps):
+            index = _grown(index, n, n + units)
+            row = x[t, b]
+            for k in range(0, units, BLOCK):
+                stop = min(k + BLOCK, units)
+                hits = 0
+                for j in range(k, stop):
+                    hits += row[j] != 0
+                if hits:
+                    for j in range(k, stop):
+                        if row[j] != 0:
+                            index[n] = j
+                            n += 1
+            start[(b - lo) * steps + t + 1] = n
+    return index[:n].copy(), start
+
+
+@_compiled
+def _add_rows(index: np.ndarray, lo: int, hi: int, weight: np.ndarray, out: np.ndarray) -> None:
+    for e in range(lo, hi):
+        row = weight[index[e]]
+        for j in range(out.size):
+            out[j] += row[j]
+
+
+@_compiled
+def _forward(
+    index: np.ndarray,
+    start: np.ndarray,
+    weight: np.ndarray,
+    steps: int,
+    lo: int,
+    hi: int,
+    constants: tuple[float, ...],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    leak, synapse, _, drop, _, _ = constants
+    units = weight.shape[1]
+    v, current = np.empty(units, weight.dtype), np.empty(units, weight.dtype)
+    spikes, active = np.empty(units, np.int32), np.empty(units, np.int32)
+    slope = np.empty(units, weight.dtype)
+    spike_start, active_start = (np.zeros((hi - lo) * steps + 1, np.int32) for _ in range(2))
+    n_spikes = n_active = 0
+    for b in range(lo, hi):
+        v[:] = 0
+        current[:] = 0
+        last = n_spikes
+        for t in range(steps):
+            if t:
+                for j in range(units):
+                    v[j] *= leak
+                for e in range(last, n_spikes):
+                    v[spikes[e]] -= drop
+                below = b * steps + t - 1
+                if synapse < 0:
+                    _add_rows(index, start[below], start[below + 1], weight, v)
+                else:
+                    for j in range(units):
+                        v[j] += current[j]
+                        current[j] *= synapse
+                    _add_rows(index, start[below], start[below + 1], weight, current)
+            last = n_spikes
+            spikes = _grown(spikes, n_spikes, n_spikes + units)
+            active = _grown(active, n_active, n_active + units)
+            slope = _grown(slope, n_active, n_active + units)
+            n_spikes, n_active = _scan(v, constants, spikes, n_spikes, active, slope, n_active)
+            spike_start[(b - lo) * steps + t + 1] = n_spikes
+            active_start[(b - lo) * steps + t + 1] = n_active
+    return (
+        spikes[:n_spikes].copy(), spike_start,
+        active[:n_active].copy(), active_start, slope[:n_active].copy(),
+    )
+
+
+@_compiled
+def _scan(
+    v: np.ndarray,
+    constants: tuple[float, ...],
+    spikes: np.ndarray,
+    n_spikes: int,
+    active: np.ndarray,
+    slope: np.ndarray,
+    n_active: int,
+) -> tuple[int, int]:
+    """Append the units that fire and those within the window; the new lengths of both lists."""
+    _, _, threshold, _, window, steepness = constants
+    one = v.dtype.type(1)
+    # A little below the window's edge, whatever the rounding; the exact test is on V - threshold.
+    low = threshold - window - (threshold + window) * v.dtype.type(1e-5)
+    for k in range(0, v.size, BLOCK):
+        stop = min(k + BLOCK, v.size)
+        hits = 0
+        for j in range(k, stop):
+            hits += v[j] > low
+        if not hits:
+            continue
+        for j in range(k, stop):
+            x = v[j] - threshold
+            if v[j] > threshold:
+                spikes[n_spikes] = j
+                n_spikes += 1
+            if abs(x) < window:
+                y = steepness * abs(x) + one
+                active[n_active] = j
+                slope[n_active] = one / (y * y)
+                n_active += 1
+    return n_spikes, n_active
+
+
+@_compiled
+def _read(
+    index: np.ndarray,
+    start: np.ndarray,
+    weight: np.ndarray,
+    leak: float,
+    summed: bool,
+    logits: np.ndarray,
+    at: np.ndarray,
+    lo: int,
+    hi: int,
+) -> None:
+    steps = (start.size - 1) // logits.shape[0]
+    gain = weight.dtype.type(1) - leak
+    current = np.empty(weight.shape[1], weight.dtype)
+    o = np.empty_like(current)
+    for b in range(lo, hi):
+        o[:] = 0
+        for t in range(1, steps):
+            row = b * steps + t - 1
+            current[:] = 0
+            _add_rows(index, start[row], start[row + 1], weight, current)
+            for c in range(o.size):
+                o[c] = o[c] * leak + current[c] * gain
+                if summed:
+                    logits[b, c] += o[c]
+                elif o[c] > logits[b, c]:
+                    logits[b, c], at[b, c] = o[c], t
+
+
+def _dot_source(a: np.ndarray, b: np.ndarray) -> float:
+    total = a.dtype.type(0)
+    for j in range(a.size):
+        total += a[j] * b[j]
+    return total
+
+
+_dot = _compiled(_dot_source, reassociate=True)
+
+
+@_compiled
+def _backward(
+    spike_index: np.ndarray,
+    spike_start: np.ndarray,
+    active_index: np.ndarray,
+    active_start: np.ndarray,
+    at_index: np.ndarray,
+    at_start: np.ndarray,
+    value: np.ndarray,
+    drive: np.ndarray,
+    weight: np.ndarray,
+    steps: int,
+    lo: int,
+    hi: int,
+    leak: float,
+    synapse: float,
+    grad_weight: np.ndarray,
+    grad_in: np.ndarray,
+) -> None:
+    units = weight.shape[1]
+    membrane, current = np.empty(units, weight.dtype), np.empty(units, weight.dtype)
+    delta = membrane if synapse < 0 else current
+    for b in range(lo, hi):
+        membrane[:] = 0
+        current[:] = 0
+        touched = drive.shape[0] > 0
+        for t in range(steps - 2, -1, -1):
+            row = b * steps + t
+            if not touched and at_start[row + 1] == at_start[row + 2]:
+                continue
+            touched = True
+            if synapse >= 0:
+                for j in range(units):
+                    current[j] = current[j] * synapse + membrane[j]
+            for j in range(units):
+                membrane[j] *= leak
+            for e in range(at_start[row + 1], at_start[row + 2]):
+                membrane[at_index[e]] += value[e]
+            if drive.shape[0]:
+                for j in range(units):
+                    membrane[j] += drive[b, j]
+            for e in range(spike_start[row], spike_start[row + 1]):
+                out = grad_weight[spike_index[e]]
+                for j in range(units):
+                    out[j] += delta[j]
+            for e in range(active_start[row], active_start[row + 1]):
+                grad_in[e] = _dot(weight[active_index[e]], delta)

@@ -1,0 +1,233 @@
+"""Both kernels against a plain autograd loop, and against each other."""
+
+import itertools
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from snnrun.kernels import cpu, eager, multistep
+from snnrun.kernels.multistep import lif
+from snnrun.kernels.parameters import LIFParameters, State
+from snnrun.neurons.surrogate import SURROGATES, Surrogate
+
+WIDTHS = dict.fromkeys(SURROGATES, 1.0) | {"fast_sigmoid": 10.0, "sigmoid": 4.0, "gaussian": 0.5}
+PLAIN = LIFParameters(
+    leak=0.7,
+    threshold=1.0,
+    hard=False,
+    rest=0.0,
+    surrogate=Surrogate(name="triangle", width=1.0),
+    detach_reset=False,
+    fires_at_threshold=False,
+    decay_input=False,
+    leak_reset=True,
+    delay=0,
+)
+RESETS = [
+    replace(PLAIN, hard=hard, detach_reset=detach, fires_at_threshold=ties)
+    for hard, detach, ties in itertools.product((False, True), repeat=3)
+]
+OTHERS = [
+    replace(PLAIN, leak=0.0),
+    replace(PLAIN, leak=1.0, hard=True, rest=-0.3),
+    replace(PLAIN, rest=-1.0, threshold=0.6),
+    replace(PLAIN, decay_input=True, threshold=0.2),
+    replace(PLAIN, leak_reset=False),
+    replace(PLAIN, leak_reset=False, hard=True, rest=0.2),
+    replace(PLAIN, leak_reset=False, hard=True, detach_reset=True),
+    replace(PLAIN, leak_reset=False, detach_reset=True, delay=1),
+]
+
+
+class Spike(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, surrogate, ties):
+        ctx.save_for_backward(x)
+        ctx.surrogate = surrogate
+        return (x >= 0 if ties else x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.surrogate(*ctx.saved_tensors), None, None
+
+
+def plain_loop(current, p, membrane=None):
+    """The recursion as the papers write it, one torch operation after the other."""
+    u = torch.zeros_like(current[0]) if membrane is None else membrane
+    spikes = []
+    steps = list(current.unbind())
+    if p.delay:
+        steps = [torch.zeros_like(steps[0]), *steps[:-1]]
+    for x in steps:
+        u = (p.leak * u if p.leak_reset else u) + (1 - p.leak if p.decay_input else 1) * x
+        s = Spike.apply(u - p.threshold, p.surrogate, p.fires_at_threshold)
+        r = s.detach() if p.detach_reset else s
+        u = u if p.leak_reset else p.leak * u
+        u = u * (1 - r) + p.rest * r if p.hard else u - (p.threshold - p.rest) * r
+        spikes.append(s)
+    return torch.stack(spikes), u
+
+
+def currents(*shape, dtype=torch.float64, seed=0):
+    """Multiples of 1/8 on a third of the entries, so that some potentials meet the threshold."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(*shape, generator=generator, dtype=torch.float64) + 0.4
+    dyadic = torch.rand(*shape, generator=generator, dtype=torch.float64) < 0.33
+    return torch.where(dyadic, (x * 8).round() / 8, x).to(dtype)
+
+
+def run(function, current, p, membrane):
+    """Spikes, membrane, and the gradients of both together w.r.t. current and membrane."""
+    current = current.clone().requires_grad_()
+    membrane = membrane.clone().requires_grad_()
+    spikes, after = function(current, p, membrane)
+    generator = torch.Generator().manual_seed(9)
+    weight = torch.randn(spikes.shape, generator=generator, dtype=torch.float64)
+    loss = (spikes * weight.to(spikes.dtype)).sum() + after.square().sum()
+    return spikes, after, *torch.autograd.grad(loss, (current, membrane))
+
+
+def dispatched(current, p, membrane):
+    held = torch.zeros_like(membrane) if p.delay else None
+    spikes, state = lif(current, State(membrane, held), p)
+    return spikes, state.membrane
+
+
+@pytest.fixture(params=["eager", "compiled"])
+def backend(request, monkeypatch):
+    monkeypatch.setattr(multistep, "COMPILED_FROM", 0 if request.param == "compiled" else 2**62)
+
+
+@pytest.mark.parametrize("p", RESETS + OTHERS, ids=str)
+def test_spikes_and_gradients_are_those_of_a_plain_autograd_loop(backend, p):
+    x, v = currents(7, 5, 11), currents(5, 11, seed=1) / 2
+    expected, found = run(plain_loop, x, p, v), run(dispatched, x, p, v)
+    assert torch.equal(expected[0], found[0]) and 0.1 < found[0].mean() < 0.9
+    for wanted, got in zip(expected[1:], found[1:], strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+@pytest.mark.parametrize("p", RESETS, ids=lambda p: f"{p.hard}-{p.detach_reset}")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+def test_compiled_kernel_equals_the_eager_one(p, name, dtype, tolerance):
+    p = replace(p, surrogate=Surrogate(name=name, width=WIDTHS[name]))
+    x, v = currents(6, 3, 200, dtype=dtype), currents(3, 200, dtype=dtype, seed=1) / 2
+    above, carried = currents(6, 3, 200, dtype=dtype, seed=2), currents(3, 200, dtype=dtype, seed=3)
+    results = []
+    for kernel in (eager, cpu):
+        spikes, after, kept = kernel.forward(x, v, p, keep=True)
+        results.append((spikes, after, *kernel.backward(kept, above, carried, p)))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    for wanted, got in zip(results[0][2:], results[1][2:], strict=True):
+        scale = max(1.0, wanted.abs().max().item())
+        torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("p", [PLAIN, replace(PLAIN, delay=1, leak_reset=False)], ids=str)
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_chunks_give_the_spikes_and_gradients_of_the_whole_sequence(backend, p, size):
+    x = currents(6, 4, 9).requires_grad_()
+    whole, end = lif(x, None, p)
+    state, parts = None, []
+    for chunk in x.split(size):
+        spikes, state = lif(chunk, state, p)
+        parts.append(spikes)
+    chunked = torch.cat(parts)
+    weight = currents(6, 4, 9, seed=5)
+    (expected,) = torch.autograd.grad((whole * weight).sum(), x)
+    (found,) = torch.autograd.grad((chunked * weight).sum(), x)
+    assert torch.equal(chunked, whole) and torch.equal(state.membrane, end.membrane)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_detached_state_truncates_the_gradient(backend):
+    x = currents(2, 3, 4).requires_grad_()
+    _, state = lif(x[:1], None, PLAIN)
+    spikes, _ = lif(x[1:], State(state.membrane.detach(), None), PLAIN)
+    (grad,) = torch.autograd.grad(spikes.sum(), x)
+    assert not grad[0].any() and grad[1].any()
+
+
+def test_a_current_expanded_over_time_equals_its_copy_and_is_kept_once(backend):
+    frame = currents(4, 600).requires_grad_()
+    sizes = set()
+
+    def pack(tensor):
+        sizes.add(tensor.untyped_storage().nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        spikes, _ = lif(frame.expand(8, 4, 600), None, PLAIN)
+    (grad,) = torch.autograd.grad(spikes.sum(), frame)
+    copied, _ = lif(frame.repeat(8, 1, 1), None, PLAIN)
+    (expected,) = torch.autograd.grad(copied.sum(), frame)
+    assert torch.equal(spikes, copied)
+    torch.testing.assert_close(grad, expected, rtol=0, atol=1e-12)
+    if multistep.COMPILED_FROM == 0:
+        assert max(sizes) == frame.untyped_storage().nbytes()
+
+
+def test_strided_and_expanded_inputs_are_read_right(backend):
+    x = currents(5, 9, 4).transpose(1, 2).requires_grad_()
+    spikes, _ = lif(x, None, PLAIN)
+    (grad,) = torch.autograd.grad(spikes.mean(0).sum(), x)  # arrives expanded over time
+    y = x.detach().contiguous().requires_grad_()
+    expected, _ = lif(y, None, PLAIN)
+    (wanted,) = torch.autograd.grad((expected / 5).sum(), y)
+    assert torch.equal(spikes, expected)
+    torch.testing.assert_close(grad, wanted, rtol=0, atol=1e-12)
+
+
+def test_threads_do_not_change_a_bit():
+    x, above = currents(4, 3, 1000), currents(4, 3, 1000, seed=2)
+    zeros, threads, results = torch.zeros(3, 1000, dtype=x.dtype), torch.get_num_threads(), []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            spikes, after, kept = cpu.forward(x, zeros, PLAIN, keep=True)
+            results.append((spikes, after, *cpu.backward(kept, above, zeros, PLAIN)))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_inference_keeps_nothing_and_gives_the_same_spikes(backend):
+    x = currents(5, 3, 8).requires_grad_()
+    with torch.no_grad():
+        spikes, state = lif(x, None, PLAIN)
+    assert not spikes.requires_grad and not state.membrane.requires_grad
+    assert torch.equal(spikes, lif(x, None, PLAIN)[0])
+
+
+def test_half_precision_current_is_integrated_in_single_precision(backend):
+    x = currents(12, 3, 40).bfloat16()
+    spikes, state = lif(x, None, PLAIN)
+    expected, _ = lif(x.float(), None, PLAIN)
+    assert spikes.dtype is torch.bfloat16 and state.membrane.dtype is torch.float32
+    assert torch.equal(spikes.float(), expected)
+
+
+def test_state_of_another_batch_size_is_refused():
+    _, state = lif(currents(2, 4, 5), None, PLAIN)
+    with pytest.raises(ValueError, match=r"reset\(\) before a new batch"):
+        lif(currents(2, 3, 5), state, PLAIN)
+
+
+def test_changing_the_current_in_place_before_backward_is_an_error(backend):
+    source = currents(3, 2, 4).requires_grad_()
+    current = source * 1
+    spikes, _ = lif(current, None, PLAIN)
+    if multistep.COMPILED_FROM == 0:
+        current.zero_()
+        with pytest.raises(RuntimeError, match="inplace"):
+            spikes.sum().backward()
+
+
+def test_importing_the_kernels_does_not_import_numba():
+    code = "import sys, snnrun.neurons.lif; assert 'numba' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
