@@ -63,7 +63,9 @@ def _complete() -> None:
 
 def _user_errors(command: Callable[[list[str]], None], arguments: list[str]) -> None:
     from snnrun.errors import UserError
+    from snnrun.train import set_up_process
 
+    set_up_process()
     try:
         command(arguments)
     except UserError as error:

@@ -4,12 +4,14 @@ import difflib
 import hashlib
 import json
 import pkgutil
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from snnrun.errors import ConfigError, choice, require
 
@@ -32,6 +34,7 @@ BASES = {
     "model": "snnrun.models.base.Model",
     "hardware": "snnrun.hardware.Hardware",
 }
+TOP = ("seed", "epochs", "eval_every", "output_dir", "progress", "tracking", *BASES)
 # What changes neither the weights nor the figures measured on them; precision does.
 NOT_IN_HASH = ("hardware", "tracking", "output_dir", "progress", "experiment")
 WHERE_DATA_IS = ("root", "download")
@@ -141,13 +144,48 @@ def typed(cls: type[T], values: dict[str, Any], where: str) -> T:
         raise ConfigError(f"{where}.{error}") from error
     except OmegaConfBaseException as error:
         key = str(error.full_key or "")
-        names = [f.name for f in fields(cls)]  # type: ignore[arg-type]  # a dataclass by contract
-        near = difflib.get_close_matches(key.rsplit(".", 1)[-1], names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"keys: {', '.join(names)}"
-        raise ConfigError(f"{where}.{key}: {str(error).splitlines()[0]} ({hint})") from error
+        if isinstance(error, ConfigKeyError):
+            names = [f.name for f in fields(error.object_type or cls)]  # type: ignore[arg-type]
+            raise ConfigError(_unknown(f"{where}.{key}", "key", names)) from error
+        raise ConfigError(f"{where}.{key}: {str(error).splitlines()[0]}") from error
+
+
+def explain(error: HydraException | OmegaConfBaseException) -> str:
+    """One line for what Hydra and OmegaConf say of a command line, with the nearest name."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return _unknown(f"{group}={option}", "option", list(error.options), name=option)
+    inner = error.__cause__ or error
+    if isinstance(inner, ConfigKeyError | ConfigAttributeError) and inner.parent_node is not None:
+        return _unknown(
+            str(inner.full_key), "key", list(_keys_below(OmegaConf.to_container(inner.parent_node)))
+        )
+    text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    return f"{error.override}: {text}" if isinstance(error, OverrideParseException) else text
+
+
+def _keys_below(tree: Any, prefix: str = "") -> Iterator[str]:
+    for key in tree if isinstance(tree, dict) else ():
+        if not prefix and key in ("hydra", "_target_"):
+            continue
+        yield f"{prefix}{key}"
+        yield from _keys_below(tree[key], f"{prefix}{key}.")
+
+
+def _unknown(where: str, what: str, names: list[str], name: str | None = None) -> str:
+    """Say that a name is unknown; ``lr`` is near ``method.optim.lr``."""
+    deepest_first = sorted(names, key=lambda full: -full.count("."))
+    by_leaf = {full.rpartition(".")[2]: full for full in deepest_first}
+    near = difflib.get_close_matches(name or where.rpartition(".")[2], by_leaf, n=1)
+    parent = where[: where.rfind(".") + 1]
+    hint = f"; did you mean {parent}{by_leaf[near[0]]}?" if near else ""
+    top = ", ".join(full for full in names if "." not in full)
+    return f"{where}: no such {what}{hint} ({what}s: {top})"
 
 
 def _check_top(tree: dict[str, Any]) -> None:
+    for key in sorted(tree.keys() - set(TOP)):
+        raise ConfigError(_unknown(key, "key", list(TOP)))
     for key, least in (("seed", 0), ("epochs", 1), ("eval_every", 1)):
         value = tree[key]
         require(

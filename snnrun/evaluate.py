@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from snnrun import checkpoint, evaluation
-from snnrun.config import RunSpec, build
+from snnrun.config import RunSpec, build, explain
 from snnrun.errors import ConfigError, UserError
 from snnrun.measure.memory import PeakMemory
 from snnrun.run import batches, build_net
@@ -30,7 +30,7 @@ def load_spec(folder: Path, overrides: list[str]) -> RunSpec:
         changes = OmegaConf.from_dotlist(overrides)
         return build(cast(DictConfig, OmegaConf.merge(config, changes)))
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+        raise ConfigError(explain(error)) from error
 
 
 def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:

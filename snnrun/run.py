@@ -1,4 +1,4 @@
-"""One run: build everything, find out whether it is new, half done or finished, train, test, close."""
+"""One run: build everything, find out whether it is new, half done or finished, train, test."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from snnrun.data.base import Splits
 from snnrun.data.batcher import Batcher
 from snnrun.data.store import Store as DataStore
 from snnrun.errors import UserError
+from snnrun.folders import made, unwritable
 from snnrun.loop import Loop
 from snnrun.measure.health import Health
 from snnrun.measure.latency import StepTimer
@@ -66,6 +67,7 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     best: float = -1.0
+    best_epoch: int = 0
     tally: dict[str, Any] | None = None
     figures: dict[str, float] = field(default_factory=dict)
 
@@ -110,21 +112,23 @@ def execute(spec: RunSpec) -> float:
 @contextmanager
 def _claim(folder: Path, display: Display) -> Iterator[None]:
     """Own the run's folder: the same spec started twice is computed once."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock")
+    lock = FileLock(folder / "lock")
+    with made(folder):
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(blocking=False)
         except Timeout:
             display.say(f"another process runs this specification ({folder}); waiting for it")
             lock.acquire()
-    except OSError as error:
-        raise UserError(
-            f"output_dir: cannot write {folder} ({error.strerror}); set output_dir to a folder that can be written"
-        ) from error
-    with lock:
-        lock.release()
-        yield
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):  # else a folder in which nothing was made would stay
+                (folder / "lock").unlink()
+            raise
+        finally:
+            lock.release()
 
 
 def _skip(spec: RunSpec, store: Store, metrics: dict[str, float], display: Display) -> float:
@@ -258,9 +262,10 @@ class Run:
         metrics["progress/updates"] = loop.update.steps
         progress.figures |= metrics
         run_log.metrics(metrics, step=progress.epoch)
-        self._save(run_log)
         if better:
-            checkpoint.keep(self.last, self.best)
+            progress.best_epoch = progress.epoch
+        self._save(run_log)
+        self._keep_best()
         self.display.epoch_line(epoch, metrics, metrics["latency/epoch_s"])
         if self.interrupt.requested:
             raise Stop("stopped")
@@ -291,10 +296,16 @@ class Run:
             "update": self.loop.update.state_dict(),
             "progress": dict(vars(self.progress)),
             "saved": self.loop.saved,
+            "health": self.loop.health.found,
             "rng": checkpoint.rng_state(),
             "pending": run_log.pending(),
         }
         checkpoint.save(self.last, state)
+
+    def _keep_best(self) -> None:
+        """Keep the last checkpoint if it is the best; again on resume, for kills in between."""
+        if self.progress.epoch == self.progress.best_epoch and not self.progress.batch:
+            checkpoint.keep(self.last, self.best)
 
     def _resume(self) -> dict[str, Any] | None:
         """Continue from the last checkpoint, if there is one."""
@@ -306,8 +317,10 @@ class Run:
         self.loop.net.load_state_dict(state["net"])
         self.loop.update.load_state_dict(state["update"])
         self.loop.saved = state["saved"]
+        self.loop.health.found = state["health"]
         self.progress = Progress(**state["progress"])
         checkpoint.restore_rng(state["rng"])
+        self._keep_best()
         done = self.progress
         self.display.say(
             f"{self.spec.name}: continuing at epoch {done.epoch + 1}, batch {done.batch}"

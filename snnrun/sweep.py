@@ -21,7 +21,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from snnrun.config import explain
 from snnrun.errors import UserError
+from snnrun.folders import made
 
 if TYPE_CHECKING:
     from snnrun.tracking import Store
@@ -49,8 +51,10 @@ class Sweep(Callback):
         """
         try:
             self._open(config, kwargs["config_name"])
-        except (UserError, HydraException, OmegaConfBaseException) as error:
-            raise SystemExit(str(error)) from error
+        except UserError as error:
+            raise SystemExit(f"error: {error}") from error
+        except (HydraException, OmegaConfBaseException) as error:
+            raise SystemExit(f"error: {explain(error)}") from error
         atexit.register(self._close, complete=False)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -73,10 +77,12 @@ class Sweep(Callback):
         jobs = [compose(config_name, job) for job in _each_value_once(overrides)]
         _require_a_valid_one(jobs)
         tracking = jobs[0].tracking
-        self._place = (tracking.uri, tracking.experiment, Path(config.hydra.runtime.cwd))
+        launch_dir = Path(config.hydra.runtime.cwd)
+        self._place = (tracking.uri, tracking.experiment, launch_dir)
         key = hashlib.sha256("\n".join([config_name, *sorted(lines)]).encode()).hexdigest()
         swept = [str(o.input_line) for o in overrides if o.is_sweep_override()]
-        self._parent = self._store().open_parent(key, " ".join(["sweep", *swept])[:250], {})
+        with made(launch_dir / jobs[0].output_dir):
+            self._parent = self._store().open_parent(key, " ".join(["sweep", *swept])[:250], {})
 
     def _store(self) -> "Store":
         from snnrun.tracking import Tracking, prepare
@@ -116,7 +122,7 @@ def _require_a_valid_one(jobs: list[DictConfig]) -> None:
     errors: list[UserError] = []
     for job in jobs:
         try:
-            build(job)
+            build(job).dataset.find()
             return
         except UserError as error:
             errors.append(error)

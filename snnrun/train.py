@@ -1,22 +1,26 @@
 """The Hydra application behind ``snnrun train`` and ``snnrun check``."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from snnrun.config import CONF
+from snnrun.config import CONF, explain
 from snnrun.errors import UserError
 
+log = logging.getLogger(__name__)
 
-class Refused(CompactHydraException):
-    """A user's mistake in one job of a sweep, in the form that Hydra collects while others go on."""
+
+class JobFailed(Exception):
+    """A job of a sweep failed and has said why; Hydra collects it while the others go on."""
 
 
 def launch(task: Callable[[DictConfig], float]) -> None:
@@ -24,16 +28,33 @@ def launch(task: Callable[[DictConfig], float]) -> None:
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def job(cfg: DictConfig) -> float:
-        _set_up_process()
+        set_up_process()
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return _in_sweep(task, cfg)
         try:
             return task(cfg)
         except UserError as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise Refused(f"error: {error}") from None
             sys.exit(f"error: {error}")
 
-    _set_up_process()  # a sweep's callback composes before the first job
-    job()
+    set_up_process()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come through; else Hydra prints and exits
+    try:
+        job()
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {explain(error)}")
+    except JobFailed:
+        sys.exit(1)
+
+
+def _in_sweep(task: Callable[[DictConfig], float], cfg: DictConfig) -> float:
+    name = " ".join(HydraConfig.get().overrides.task)
+    try:
+        return task(cfg)
+    except UserError as error:
+        log.error("%s: %s", name, error)
+    except Exception:
+        log.exception("%s", name)
+    raise JobFailed(name)
 
 
 def train(cfg: DictConfig) -> float:
@@ -48,7 +69,7 @@ def train(cfg: DictConfig) -> float:
     except NotFinite as error:
         raise UserError(str(error)) from error
     except Stop as stop:
-        logging.getLogger(__name__).warning("%s; repeat the command to continue", stop)
+        log.warning("%s; repeat the command to continue", stop)
         sys.exit(130)
 
 
@@ -61,7 +82,8 @@ def check(cfg: DictConfig) -> float:
     return 0.0
 
 
-def _set_up_process() -> None:
+def set_up_process() -> None:
+    """Make users' classes importable and logging quiet, here and in every worker of a sweep."""
     # A console script does not have the current folder on its path; users' classes live there.
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))

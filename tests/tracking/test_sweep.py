@@ -8,6 +8,7 @@ import pytest
 CONFIG = """
 defaults: [{dataset: digits}, _self_]
 seed: 0
+output_dir: outputs
 tracking: {uri: null, experiment: "${dataset.name}"}
 hydra:
   callbacks: {sweep: {_target_: snnrun.sweep.Sweep}}
@@ -15,6 +16,7 @@ hydra:
 APP = """
 import os, sys
 from pathlib import Path
+from types import SimpleNamespace
 import hydra
 from hydra.core.hydra_config import HydraConfig
 import snnrun.config
@@ -23,6 +25,7 @@ from snnrun.errors import ConfigError
 def build(cfg):  # stands for the checks of the real groups, which this small tree lacks
     if cfg.seed == "wrong":
         raise ConfigError("seed: 'wrong' is not a number")
+    return SimpleNamespace(dataset=SimpleNamespace(find=lambda: None))
 
 snnrun.config.build = build
 
@@ -108,7 +111,7 @@ def test_single_run_has_no_parent(launch, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("dataset=digits,mnits", "Could not find 'dataset/mnits'"),
+        ("dataset=digits,mnits", "dataset=mnits: no such option; did you mean mnist?"),
         ("seed=wrong", "seed: 'wrong' is not a number"),
         ("tracking.uri=http://127.0.0.1:9", "http://127.0.0.1:9 refuses or is not there"),
     ],
