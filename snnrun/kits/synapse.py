@@ -55,8 +55,12 @@ class Synapse(nn.Module):
 
     def weights(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias in effect, weight-space normalisation applied."""
-        weight = self.op.weight
-        return (weight if self.weight_norm is None else self.weight_norm(weight)), self.op.bias
+        weight, bias = self.op.weight, self.op.bias
+        if self.weight_norm is None:
+            return weight, bias
+        if isinstance(self.op, nn.ConvTranspose2d):  # its outputs lie on the second axis
+            return self.weight_norm(weight.transpose(0, 1)).transpose(0, 1), bias
+        return self.weight_norm(weight), bias
 
     def flat(self, x: Tensor) -> Tensor:
         """Time folded into the batch, and features flattened for a linear op: [T' * B, ...]."""

@@ -1,0 +1,69 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from snnrun.config import CONF, RunSpec, build
+from snnrun.kits.plain import Kit
+from snnrun.neurons.lif import LIF
+from snnrun.neurons.surrogate import Surrogate
+
+Composer = Callable[..., DictConfig]
+Specifier = Callable[..., RunSpec]
+
+
+@pytest.fixture(scope="session")
+def composed() -> Composer:
+    """Compose a configuration from command-line overrides, in this process."""
+
+    def make(*overrides: str) -> DictConfig:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            return compose("config", overrides=list(overrides))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def specified(composed: Composer) -> Specifier:
+    """Compose and check a configuration from command-line overrides."""
+    return lambda *overrides: build(composed(*overrides))
+
+
+@pytest.fixture
+def fp64():
+    """Double precision and a fixed seed for one test."""
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="session")
+def lif():
+    """Spec of a LIF neuron, keys overridden by name."""
+
+    def make(**changes) -> LIF:
+        keys = {
+            "name": "lif",
+            "leak": 0.5,
+            "threshold": 1.0,
+            "reset": "soft",
+            "rest": 0.0,
+            "surrogate": Surrogate(name="sigmoid", width=4.0),
+            "detach_reset": True,
+            "fires_at_threshold": True,
+            "decay_input": False,
+            "leak_reset": True,
+            "delay": 0,
+        }
+        return LIF(**(keys | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def kit(lif):
+    """Plain kit of a normalisation."""
+    return lambda norm, **changes: Kit(lif(**changes), norm)
