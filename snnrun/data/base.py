@@ -8,6 +8,7 @@ from torch import Tensor
 
 from snnrun.data.augment import Augment
 from snnrun.data.encode import Encoding
+from snnrun.data.problems import Problems
 from snnrun.data.seeds import generator
 from snnrun.data.store import Store, pixel_statistics
 from snnrun.errors import DataError, require
@@ -94,10 +95,13 @@ class Dataset(ABC):
         Reads everything; a source for which that takes long looks at less.
 
         Raises:
-            DataError: naming what is missing or damaged and what to do about it.
+            DataError: naming everything missing or damaged and what to do about it.
         """
+        problems = Problems()
         for split in ("train", "test"):
-            self._verified(split, timesteps=1)
+            with problems.caught():
+                self._verified(split, timesteps=1)
+        problems.report()
 
     def load(self, seed: int, device: torch.device, timesteps: int) -> Splits:
         """Read everything, hold out validation samples, move the parts to a device.

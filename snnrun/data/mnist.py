@@ -1,7 +1,6 @@
 """MNIST and its layout: four IDX files of 28 x 28 grey images in 10 classes."""
 
 import importlib
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from snnrun.data.base import Dataset
 from snnrun.data.idx import damaged, read_idx
+from snnrun.data.places import candidates, home
 from snnrun.errors import DataError
 
 PREFIX = {"train": "train", "test": "t10k"}
@@ -87,26 +87,17 @@ class MNIST(Dataset):
         return max(map(_present, self._folders()), key=len)
 
     def _folders(self) -> list[Path]:
-        # The root itself counts only when named for this dataset: several sets share file names.
-        nested = [self._home() / self.name, self._home() / self.archive / "raw"]
+        nested = candidates(self.root, self.name, f"{self.archive}/raw")
         if self.root is not None:
-            return [*nested, self._home() / "raw", self._home()]
+            return [*nested, home(self.root) / "raw"]
         return [*nested, *map(Path, self.system_folders)]
-
-    def _home(self) -> Path:
-        """Where downloads go when nothing else is said, and are found again."""
-        named = self.root or os.environ.get("SNNRUN_DATA")
-        if named:
-            return Path(named).expanduser().absolute()
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(cache) / "snnrun"
 
     def _fetch(self) -> None:
         """Download through torchvision; files appear whole, links are replaced, not followed."""
-        target = self._home() / self.archive / "raw"
+        target = home(self.root) / self.archive / "raw"
         try:
-            self._home().mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._home()) as scratch:
+            home(self.root).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=home(self.root)) as scratch:
                 source = importlib.import_module("torchvision.datasets")
                 getattr(source, self.archive)(scratch, download=True)
                 target.mkdir(parents=True, exist_ok=True)
