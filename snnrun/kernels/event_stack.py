@@ -5,8 +5,10 @@ that is exactly zero outside a window, dL/dS is needed only where the unit below
 layer below multiplies it by 0 elsewhere. The weight gradients are those of backpropagation through time.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +17,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from snnrun.kernels import events_torch
-from snnrun.kernels.events import Events, Incoming, Readout, Record, Unit, counts
+from snnrun.kernels.events import Events, Incoming, Readout, Record, Unit, counts, pointers, rows
+
+log = logging.getLogger(__name__)
 
 KERNELS = ("auto", "numba", "torch", "triton")
 # Share of the dense work (spikes in + active below, or spikes in alone) from which the dense form is faster.
@@ -46,20 +50,30 @@ def backend(kernel: str, device: torch.device) -> ModuleType:
     return events_torch
 
 
-def event_stack(x: Tensor, weights: Sequence[Tensor], plan: Plan) -> tuple[Tensor, list[Tensor]]:
-    """Logits and spike counts of a net of fully connected layers without bias.
+def gather(x: Tensor, kernel: str) -> Events | None:
+    """Events of an input [T, B, ...]; None if it has values other than 0 and 1."""
+    return backend(kernel, x.device).gather(x)
+
+
+def event_stack(
+    arrived: Events, batch: int, weights: Sequence[Tensor], plan: Plan
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Run a net of fully connected layers without bias.
 
     Args:
-        x: [T, B, ...] input, every nonzero is one spike.
-        weights: one [n_out, n_in] per hidden layer, then that of the readout. Transposed storage saves a copy.
+        arrived: the input of T steps.
+        batch: number of samples.
+        weights: one [n_out, n_in] per hidden layer, then that of the readout; transposed storage
+            saves a copy.
         plan: units and readout.
 
     Returns:
-        Logits [B, C], and for each hidden layer the spikes of each unit over all steps [B, n].
+        Logits [B, C]; for each hidden layer the spikes of each unit over all steps [B, n]; and its
+        share of active events, a scalar without gradient.
     """
-    arrived = backend(plan.kernel, x.device).gather(x)
-    logits, *spike_counts = _Stack.apply(*arrived, x.shape[1], plan, *weights)
-    return logits, spike_counts
+    outputs = _Stack.apply(*arrived, batch, plan, *weights)
+    depth = len(plan.units)
+    return outputs[0], list(outputs[1 : depth + 1]), list(outputs[depth + 1].unbind())
 
 
 class _Stack(torch.autograd.Function):
@@ -69,23 +83,26 @@ class _Stack(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         *hidden, last = (w.detach().t().contiguous() for w in weights)
         spikes = Events(index, start)
-        kept, spike_counts = [*spikes], []
+        kept, spike_counts, active = [*spikes], [], []
         for weight, unit in zip(hidden, plan.units, strict=True):
             record = _suited(plan, spikes, None, weight).forward(spikes, weight, unit, batch)
             spikes = record.spikes
             kept += [*record.spikes, *record.active, record.slope]
             spike_counts.append(counts(spikes, batch, weight.shape[1], weight))
+            active.append(len(record.slope) / ((len(start) - 1) * weight.shape[1]))
         chosen = backend(plan.kernel, last.device)
         logits, at = chosen.read(spikes, last, plan.readout, batch)
         ctx.save_for_backward(*weights, *kept, at)
         ctx.plan, ctx.batch = plan, batch
         ctx.set_materialize_grads(False)
-        return logits, *spike_counts
+        share = last.new_tensor(active)
+        ctx.mark_non_differentiable(share)
+        return logits, *spike_counts, share
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad_logits: Tensor | None, *grad_counts: Tensor | None
+        ctx: Any, grad_logits: Tensor | None, *others: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         plan, batch, saved = ctx.plan, ctx.batch, ctx.saved_tensors
         depth = len(plan.units) + 1
@@ -106,7 +123,57 @@ class _Stack(torch.autograd.Function):
             grads.append(grad.t())
             if layer:
                 record, unit = records[layer - 1], plan.units[layer - 1]
-                eps = _through_window(grad_in, record, grad_counts[layer - 1], steps)
+                eps = _through_window(grad_in, record, others[layer - 1], steps)
                 incoming = Incoming(record.active, eps, eps.new_zeros(0, weight.shape[0]))
                 leaks = (unit.leak, unit.synapse)
         return None, None, None, None, *reversed(grads)
+
+
+def _suited(plan: Plan, spikes: Events, active: Events | None, weight: Tensor) -> ModuleType:
+    """The chosen backend, or the dense form for a layer too busy for lists to pay."""
+    share = (len(spikes.index) + (0 if active is None else len(active.index))) / (
+        (len(spikes.start) - 1) * weight.shape[0]
+    )
+    if share < DENSE_FROM:
+        return backend(plan.kernel, weight.device)
+    _say_dense()
+    return events_torch
+
+
+@cache
+def _say_dense() -> None:
+    log.info(
+        "a layer spikes or is near its threshold at over %.0f %% of all steps: the dense form is used for it",
+        100 * DENSE_FROM,
+    )
+
+
+def _unpacked(kept: Sequence[Tensor]) -> tuple[Events, list[Record]]:
+    """The input and one record per hidden layer, from the tensors saved in order."""
+    records = []
+    for first in range(2, len(kept), 5):
+        spikes, spike_start, active, active_start, slope = kept[first : first + 5]
+        records.append(Record(Events(spikes, spike_start), Events(active, active_start), slope))
+    return Events(*kept[:2]), records
+
+
+def _from_logits(grad: Tensor, at: Tensor, readout: Readout, steps: int) -> Incoming:
+    """What arrives at the readout's potentials: at the step of each maximum, or equally at all steps."""
+    batch, classes = grad.shape
+    grad = grad * (1 - readout.leak)
+    if readout.reduce == "sum":
+        nothing = torch.zeros(batch * steps + 1, dtype=torch.int32, device=grad.device)
+        return Incoming(Events(at.new_zeros(0), nothing), grad.new_zeros(0), grad.contiguous())
+    step, order = at.sort(dim=1, stable=True)
+    row = step + steps * torch.arange(batch, device=grad.device)[:, None]
+    lengths = torch.bincount(row.flatten(), minlength=batch * steps)
+    events = Events(order.flatten().int(), pointers(lengths))
+    return Incoming(events, grad.gather(1, order).flatten(), grad.new_zeros(0, classes))
+
+
+def _through_window(grad: Tensor, record: Record, grad_counts: Tensor | None, steps: int) -> Tensor:
+    """dL/dV at the active events from dL/dS there [n] and dL/d(spike counts) [B, units]."""
+    if grad_counts is not None:
+        sample = rows(record.active).div_(steps, rounding_mode="floor")
+        grad = grad + grad_counts[sample, record.active.index]
+    return grad * record.slope

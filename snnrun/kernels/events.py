@@ -103,7 +103,9 @@ def rows(events: Events) -> Tensor:
     return every.repeat_interleave(lengths, output_size=len(events.index))
 
 
-def to_dense(events: Events, value: Tensor | float, shape: tuple[int, int, int], like: Tensor) -> Tensor:
+def to_dense(
+    events: Events, value: Tensor | float, shape: tuple[int, int, int], like: Tensor
+) -> Tensor:
     """Values [B, T, units] at the events, 0 elsewhere, of the type and device of ``like``."""
     dense = like.new_zeros(shape)
     dense.flatten(0, 1)[rows(events), events.index.long()] = (

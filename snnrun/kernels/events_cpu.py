@@ -28,12 +28,15 @@ def _compiled(function: Any, *, reassociate: bool = False) -> Any:
         return numba.njit(**flags)(function)
 
 
-def gather(x: Tensor) -> Events:
-    """Nonzeros of a chunk ``x`` [T, B, ...]; as `events_torch.gather`."""
+def gather(x: Tensor) -> Events | None:
+    """Ones of a chunk ``x`` [T, B, ...]; as `events_torch.gather`."""
     steps, batch = x.shape[:2]
     values = x.detach().contiguous().view(steps, batch, -1).numpy()
-    parts = spread(batch, lambda lo, hi: _nonzeros(values, lo, hi))
-    return _joined([(index, start) for index, start in parts])
+    bits = values.view(f"i{values.itemsize}")
+    parts = spread(batch, lambda lo, hi: _ones(values, bits, lo, hi))
+    if not all(binary for _, _, binary in parts):
+        return None
+    return _joined([(index, start) for index, start, _ in parts])
 
 
 def forward(spikes: Events, weight: Tensor, unit: Unit, batch: int) -> Record:
@@ -125,26 +128,34 @@ def _grown(old: np.ndarray, used: int, needed: int) -> np.ndarray:
 
 
 @_compiled
-def _nonzeros(x: np.ndarray, lo: int, hi: int) -> tuple[np.ndarray, np.ndarray]:
+def _any(pattern: np.ndarray) -> bool:
+    """Whether any bit is set; on integers, because such a loop runs in vector registers."""
+    union = pattern.dtype.type(0)
+    for j in range(pattern.size):
+        union |= pattern[j]
+    return union != 0
+
+
+@_compiled
+def _ones(x: np.ndarray, bits: np.ndarray, lo: int, hi: int) -> tuple[np.ndarray, np.ndarray, bool]:
     steps, _, units = x.shape
     index, n = np.empty(16 * (hi - lo) * steps + units, np.int32), 0
     start = np.zeros((hi - lo) * steps + 1, np.int32)
     for b in range(lo, hi):
         for t in range(steps):
             index = _grown(index, n, n + units)
-            row = x[t, b]
+            row, pattern = x[t, b], bits[t, b]
             for k in range(0, units, BLOCK):
                 stop = min(k + BLOCK, units)
-                hits = 0
-                for j in range(k, stop):
-                    hits += row[j] != 0
-                if hits:
+                if _any(pattern[k:stop]):
                     for j in range(k, stop):
                         if row[j] != 0:
+                            if row[j] != 1:
+                                return index[:0], start, False
                             index[n] = j
                             n += 1
             start[(b - lo) * steps + t + 1] = n
-    return index[:n].copy(), start
+    return index[:n].copy(), start, True
 
 
 @_compiled
@@ -170,7 +181,8 @@ def _forward(
     v, current = np.empty(units, weight.dtype), np.empty(units, weight.dtype)
     spikes, active = np.empty(units, np.int32), np.empty(units, np.int32)
     slope = np.empty(units, weight.dtype)
-    spike_start, active_start = (np.zeros((hi - lo) * steps + 1, np.int32) for _ in range(2))
+    spike_start = np.zeros((hi - lo) * steps + 1, np.int32)
+    active_start = np.zeros_like(spike_start)
     n_spikes = n_active = 0
     for b in range(lo, hi):
         v[:] = 0
@@ -198,8 +210,11 @@ def _forward(
             spike_start[(b - lo) * steps + t + 1] = n_spikes
             active_start[(b - lo) * steps + t + 1] = n_active
     return (
-        spikes[:n_spikes].copy(), spike_start,
-        active[:n_active].copy(), active_start, slope[:n_active].copy(),
+        spikes[:n_spikes].copy(),
+        spike_start,
+        active[:n_active].copy(),
+        active_start,
+        slope[:n_active].copy(),
     )
 
 

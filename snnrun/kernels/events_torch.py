@@ -10,9 +10,12 @@ from torch import Tensor
 from snnrun.kernels.events import Events, Incoming, Readout, Record, Unit, from_mask, rows, to_dense
 
 
-def gather(x: Tensor) -> Events:
-    """Nonzeros of a chunk ``x`` [T, B, ...]."""
-    return from_mask((x != 0).flatten(2).transpose(0, 1))
+def gather(x: Tensor) -> Events | None:
+    """Ones of a chunk ``x`` [T, B, ...]; None if it has values other than 0 and 1."""
+    ones = x == 1
+    if not torch.equal(ones, x != 0):
+        return None
+    return from_mask(ones.flatten(2).transpose(0, 1))
 
 
 def forward(spikes: Events, weight: Tensor, unit: Unit, batch: int) -> Record:
