@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from snnrun.kernels.parameters import LIFParameters
-from snnrun.kernels.slopes import CODES, compiled, slopes
+from snnrun.kernels.slopes import CODES, compiled, cut, slopes
 
-BLOCK = 512  # units that run together; 16 steps of their potentials take 32 KiB in fp32
+BLOCK = 1024  # units that run together; 16 steps of their potentials take 64 KiB in fp32
 
 
 def forward(
@@ -52,10 +52,11 @@ def backward(
     above, above_hop = _steps(grad_spikes)
     out, carried = grad_current.numpy().reshape(len(current), -1), grad_before.numpy().reshape(-1)
     constants, code = _constants(p, start.dtype), CODES[p.surrogate.name]
+    cutoff = start.dtype.type(np.inf if p.surrogate.cutoff is None else p.surrogate.cutoff)
     _split(
         start.size,
         lambda lo, hi: _backward(
-            steps, hop, start, above, above_hop, carried, out, constants, code, lo, hi
+            steps, hop, start, above, above_hop, carried, out, constants, code, cutoff, lo, hi
         ),
     )
     return grad_current, grad_before
@@ -76,7 +77,8 @@ def _constants(p: LIFParameters, dtype: np.dtype) -> tuple[np.floating, ...]:
         firing = np.nextafter(firing, kind(-np.inf))
     values = (p.leak_before, p.leak_after, p.gain, p.scale_fired, p.offset_fired, p.threshold)
     attached = 0.0 if p.detach_reset else 1.0
-    return *map(kind, (*values, attached, p.surrogate.width)), firing
+    cutoff = np.inf if p.surrogate.cutoff is None else p.surrogate.cutoff
+    return *map(kind, (*values, attached, p.surrogate.width, cutoff)), firing
 
 
 def _split(units: int, work: Callable[[int, int], None]) -> None:
@@ -106,7 +108,7 @@ def _forward(
     lo: int,
     hi: int,
 ) -> None:
-    before, after, gain, scale, offset, _, _, _, firing = constants
+    before, after, gain, scale, offset, _, _, _, _, firing = constants
     for start in range(lo, hi, BLOCK):
         stop = min(start + BLOCK, hi)
         v = membrane[start:stop]
@@ -131,45 +133,75 @@ def _backward(
     grad_current: np.ndarray,
     constants: tuple[float, ...],
     code: int,
+    cutoff: float,
     lo: int,
     hi: int,
 ) -> None:
-    before, after, gain, scale, offset, threshold, attached, width, firing = constants
+    width, cutoff = constants[7], constants[8]
     potentials = np.empty((grad_current.shape[0], BLOCK), membrane.dtype)
     scratch, slope = np.empty(BLOCK, membrane.dtype), np.empty(BLOCK, membrane.dtype)
     for start in range(lo, hi, BLOCK):
         stop = min(start + BLOCK, hi)
         x = scratch[: stop - start]
         x[:] = membrane[start:stop]
-        _integrate(current[:, start:stop], hop, x, potentials, constants)
-        g = carried[start:stop]
+        _integrate(current, hop, start, x, potentials, constants)
         for t in range(grad_current.shape[0] - 1, -1, -1):
-            row = potentials[t]
-            for j in range(x.size):
-                x[j] = row[j] - threshold
+            _distances(potentials[t], constants, x)
             slopes(code, x, width, slope)
+            if cutoff < np.inf:
+                cut(x, cutoff, slope)
+            _cut(x, cutoff, slope)
             above, out = grad_spikes[t * grad_hop, start:stop], grad_current[t, start:stop]
-            for j in range(x.size):
-                u = row[j]
-                passed = scale if u > firing else after
-                passed -= attached * slope[j] * (u * (after - scale) - offset)
-                delta = slope[j] * above[j] + passed * g[j]
-                out[j] = delta * gain
-                g[j] = delta * before
+            _step_back(potentials[t], slope, above, carried[start:stop], out, constants)
+
+
+@compiled
+def _distances(potential: np.ndarray, constants: tuple[float, ...], x: np.ndarray) -> None:
+    threshold = constants[5]
+    for j in range(x.size):
+        x[j] = potential[j] - threshold
+
+
+@compiled
+def _cut(x: np.ndarray, cutoff: float, slope: np.ndarray) -> None:
+    if cutoff < np.inf:
+        for j in range(x.size):
+            slope[j] = slope[j] if abs(x[j]) < cutoff else x.dtype.type(0)
+
+
+@compiled
+def _step_back(
+    potential: np.ndarray,
+    slope: np.ndarray,
+    above: np.ndarray,
+    carried: np.ndarray,
+    out: np.ndarray,
+    constants: tuple[float, ...],
+) -> None:
+    """One step of the recursion of `eager.backward`; vectorised only as its own function."""
+    before, after, gain, scale, offset, _, attached, _, _, firing = constants
+    for j in range(out.size):
+        u = potential[j]
+        passed = scale if u > firing else after
+        passed -= attached * slope[j] * (u * (after - scale) - offset)
+        delta = slope[j] * above[j] + passed * carried[j]
+        out[j] = delta * gain
+        carried[j] = delta * before
 
 
 @compiled
 def _integrate(
     current: np.ndarray,
     hop: int,
+    start: int,
     v: np.ndarray,
     potentials: np.ndarray,
     constants: tuple[float, ...],
 ) -> None:
-    """Write the potentials of one block, as the forward pass met them; v [n] is used up."""
-    before, after, gain, scale, offset, _, _, _, firing = constants
+    """Write the potentials of units from start on as the forward pass met them; uses up v."""
+    before, after, gain, scale, offset, _, _, _, _, firing = constants
     for t in range(potentials.shape[0]):
-        x, row = current[t * hop], potentials[t]
+        x, row = current[t * hop, start : start + v.size], potentials[t]
         for j in range(v.size):
             u = v[j] * before + x[j] * gain
             v[j] = u * scale + offset if u > firing else u * after

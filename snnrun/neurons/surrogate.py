@@ -80,13 +80,15 @@ class Surrogate:
     Attributes:
         name: key of `SURROGATES`.
         width: constant of that function, see its docstring; positive.
+        cutoff: distance from the threshold from which on h is exactly 0; None for no window.
 
     Raises:
-        ConfigError: for an unknown name or a width that is not positive.
+        ConfigError: for an unknown name, or a width or cutoff that is not positive.
     """
 
     name: str
     width: float
+    cutoff: float | None = None
 
     def __post_init__(self) -> None:
         choice("surrogate.name", self.name, tuple(SURROGATES))
@@ -94,7 +96,12 @@ class Surrogate:
             0 < self.width < math.inf,
             f"surrogate.width: {self.width} is not a positive, finite number",
         )
+        require(
+            self.cutoff is None or self.cutoff > 0,
+            f"surrogate.cutoff: {self.cutoff} is not a positive number (null: no window)",
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         """h(x) at x = u - θ, of the shape of x."""
-        return SURROGATES[self.name](x, self.width)
+        slope = SURROGATES[self.name](x, self.width)
+        return slope if self.cutoff is None else slope * (x.abs() < self.cutoff)

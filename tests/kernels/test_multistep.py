@@ -11,6 +11,7 @@ import torch
 from snnrun.kernels import cpu, eager, multistep
 from snnrun.kernels.multistep import lif
 from snnrun.kernels.parameters import LIFParameters, State
+from snnrun.kernels.slopes import CODES, slopes
 from snnrun.neurons.surrogate import SURROGATES, Surrogate
 
 WIDTHS = dict.fromkeys(SURROGATES, 1.0) | {"fast_sigmoid": 10.0, "sigmoid": 4.0, "gaussian": 0.5}
@@ -39,6 +40,7 @@ OTHERS = [
     replace(PLAIN, leak_reset=False, hard=True, rest=0.2),
     replace(PLAIN, leak_reset=False, hard=True, detach_reset=True),
     replace(PLAIN, leak_reset=False, detach_reset=True, delay=1),
+    replace(PLAIN, surrogate=Surrogate(name="fast_sigmoid", width=2.0, cutoff=0.4)),
 ]
 
 
@@ -231,3 +233,15 @@ def test_changing_the_current_in_place_before_backward_is_an_error(backend):
 def test_importing_the_kernels_does_not_import_numba():
     code = "import sys, snnrun.neurons.lif; assert 'numba' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-15), (torch.float32, 5e-7)])
+def test_compiled_slopes_equal_the_surrogates_far_from_the_threshold(name, dtype, tolerance):
+    surrogate = Surrogate(name=name, width=WIDTHS[name])
+    x = torch.linspace(-60, 60, 4801, dtype=dtype)
+    x[0], x[-1] = -1e6, 1e6
+    found = torch.empty_like(x)
+    array = x.numpy()
+    slopes(CODES[name], array, array.dtype.type(surrogate.width), found.numpy())
+    torch.testing.assert_close(found, surrogate(x), rtol=0, atol=tolerance * WIDTHS[name])

@@ -61,6 +61,13 @@ def test_compact_support_ends_where_the_width_says(name, edge):
     assert (h(x) > 0).tolist() == [True, False, False, False]
 
 
+def test_cutoff_leaves_the_inside_and_zeroes_the_rest():
+    x = torch.tensor([0.0, 0.1, 0.2, -0.3], dtype=torch.float64)
+    cut = Surrogate(name="fast_sigmoid", width=100.0, cutoff=0.2)(x)
+    whole = Surrogate(name="fast_sigmoid", width=100.0, cutoff=None)(x)
+    assert torch.equal(cut[:2], whole[:2]) and not cut[2:].any()
+
+
 @pytest.mark.parametrize("name", ["arctan", "softsign", "fast_sigmoid"])
 def test_heavy_tails_still_reach_silent_units(name):
     assert Surrogate(name=name, width=2.0)(torch.tensor([-50.0])).item() > 0
