@@ -163,8 +163,12 @@ class Method(ABC):
         answers = torch.stack(
             [self.decode(outputs[: t + 1]).argmax(-1) for t in range(len(outputs))]
         )
-        settled = (answers == answers[-1]).flip(0).cumprod(0).sum(0)
-        return len(outputs) + 1 - settled
+        return settled(answers)
+
+
+def settled(answers: Tensor) -> Tensor:
+    """Steps [B] after which the answers [T, B] stay what they are in the end."""
+    return len(answers) + 1 - (answers == answers[-1]).flip(0).cumprod(0).sum(0)
 
 
 def sequence_step(loss: Tensor, update: Update, logits: Tensor) -> StepOutput:
