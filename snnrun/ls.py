@@ -18,15 +18,18 @@ GROUPS = {
 
 
 def options(group: str) -> dict[str, str]:
-    """Name and first comment line of every file of a config group."""
-    files = sorted((CONF / group).glob("*.yaml"))
-    return {file.stem: headline(file) for file in files}
+    """Name and first comment line of every file of a config group, subfolders included."""
+    folder = CONF / group
+    files = sorted(folder.rglob("*.yaml"))
+    return {f.relative_to(folder).with_suffix("").as_posix(): headline(f) for f in files}
 
 
 def headline(file: Path) -> str:
     """The first comment line of a yaml file: what it is, and its paper."""
-    first = file.read_text().partition("\n")[0]
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
+    for line in file.read_text().splitlines():
+        if not line.startswith("# @"):  # where Hydra puts the file, not for people
+            return line.removeprefix("#").strip() if line.startswith("#") else ""
+    return ""
 
 
 def show(group: str) -> None:
