@@ -41,24 +41,34 @@ def main() -> None:
 
 
 def _hydra(command: str, arguments: list[str]) -> None:
-    from snnrun import train
-
     # A check leaves nothing behind, so no parent run either.
     extra = ["~hydra.callbacks.sweep"] if command == "check" else []
-    sys.argv = [f"snnrun {command}", *arguments, *extra]
-    train.launch(getattr(train, command))
+    _launch(command, f"snnrun {command}", [*arguments, *extra])
+
+
+def _launch(task: str, program: str, arguments: list[str]) -> None:
+    from snnrun import train
+
+    # Hydra's parser takes overrides in one piece only: not some before `-m` and some behind it.
+    sys.argv = [program, *sorted(arguments, key=_is_override)]
+    train.launch(getattr(train, task))
+
+
+def _is_override(argument: str) -> bool:
+    return argument[0:1] != "-" and ("=" in argument or argument[0:1] == "~")
 
 
 def _complete() -> None:
-    """Hydra asks for completions without the sub-command, and must see the line without it."""
+    """Hydra completes groups and keys, and must see the line without the sub-command."""
     line = os.environ.get("COMP_LINE", "")
     program, _, tail = line.partition(" ")
-    sub, _, overrides = tail.lstrip().partition(" ")
-    if sub in ("train", "check"):
+    sub, space, overrides = tail.lstrip().partition(" ")
+    if line and not space:
+        names = ["train", "check", *COMMANDS]
+        sys.stdout.write(" ".join(name for name in names if name.startswith(sub)) + "\n")
+    elif not line or sub in ("train", "check"):
         os.environ["COMP_LINE"] = f"{program} {overrides}"
-        shift = len(line) - len(os.environ["COMP_LINE"])
-        os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - shift)
-    _hydra("train", sys.argv[1:])
+        _launch("train", "snnrun", sys.argv[1:])
 
 
 def _user_errors(command: Callable[[list[str]], None], arguments: list[str]) -> None:

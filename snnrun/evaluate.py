@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import cast
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from snnrun import checkpoint, evaluation
 from snnrun.config import RunSpec, build, explain
-from snnrun.errors import ConfigError, UserError
+from snnrun.errors import ConfigError, UserError, require
 from snnrun.measure.memory import PeakMemory
 from snnrun.run import batches, build_net
 from snnrun.terminal import Display
@@ -24,12 +26,18 @@ def load_spec(folder: Path, overrides: list[str]) -> RunSpec:
     file = folder / "config.yaml"
     if not file.is_file():
         raise UserError(f"{folder} is not a run's folder: it has no config.yaml")
-    config = OmegaConf.load(file)
+    config = cast(DictConfig, OmegaConf.load(file))
     OmegaConf.set_struct(config, True)
     try:
-        changes = OmegaConf.from_dotlist(overrides)
-        return build(cast(DictConfig, OmegaConf.merge(config, changes)))
-    except OmegaConfBaseException as error:
+        for change in OverridesParser.create().parse_overrides(overrides):
+            key = change.key_or_group
+            require(
+                not OmegaConf.is_dict(OmegaConf.select(config, key)),
+                f"{key}: a group cannot be replaced here, only keys in it",
+            )
+            OmegaConf.update(config, key, change.value())
+        return build(config)
+    except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
 
 
@@ -40,7 +48,11 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
     spec.hardware.prepare(spec.seed)
     memory = PeakMemory(device)
     net, plain = build_net(spec, device)
-    net.load_state_dict(checkpoint.load(folder / "best.pt")["net"])
+    try:
+        net.load_state_dict(checkpoint.load(folder / "best.pt")["net"])
+    except RuntimeError as error:  # torch lists every tensor; the first says enough
+        reason = str(error).splitlines()[1].strip()
+        raise ConfigError(f"the weights in {folder} do not fit this net: {reason}") from error
     splits = spec.dataset.load(spec.seed, device, spec.method.timesteps)
     test = batches(spec, splits.test, training=False)
     metrics = evaluation.test(plain, spec.method, test, spec.hardware.energy, memory)
