@@ -52,11 +52,10 @@ def backward(
     above, above_hop = _steps(grad_spikes)
     out, carried = grad_current.numpy().reshape(len(current), -1), grad_before.numpy().reshape(-1)
     constants, code = _constants(p, start.dtype), CODES[p.surrogate.name]
-    cutoff = start.dtype.type(np.inf if p.surrogate.cutoff is None else p.surrogate.cutoff)
     _split(
         start.size,
         lambda lo, hi: _backward(
-            steps, hop, start, above, above_hop, carried, out, constants, code, cutoff, lo, hi
+            steps, hop, start, above, above_hop, carried, out, constants, code, lo, hi
         ),
     )
     return grad_current, grad_before
@@ -133,7 +132,6 @@ def _backward(
     grad_current: np.ndarray,
     constants: tuple[float, ...],
     code: int,
-    cutoff: float,
     lo: int,
     hi: int,
 ) -> None:
@@ -150,7 +148,6 @@ def _backward(
             slopes(code, x, width, slope)
             if cutoff < np.inf:
                 cut(x, cutoff, slope)
-            _cut(x, cutoff, slope)
             above, out = grad_spikes[t * grad_hop, start:stop], grad_current[t, start:stop]
             _step_back(potentials[t], slope, above, carried[start:stop], out, constants)
 
@@ -160,13 +157,6 @@ def _distances(potential: np.ndarray, constants: tuple[float, ...], x: np.ndarra
     threshold = constants[5]
     for j in range(x.size):
         x[j] = potential[j] - threshold
-
-
-@compiled
-def _cut(x: np.ndarray, cutoff: float, slope: np.ndarray) -> None:
-    if cutoff < np.inf:
-        for j in range(x.size):
-            slope[j] = slope[j] if abs(x[j]) < cutoff else x.dtype.type(0)
 
 
 @compiled
