@@ -6,6 +6,7 @@ import json
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from inspect import isabstract
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -90,9 +91,10 @@ def build(cfg: DictConfig) -> RunSpec:
     from snnrun.tracking import Tracking
 
     tree = _resolved(cfg)
+    _check_keys(tree)
     groups = {group: typed_group(tree[group], group) for group in BASES}
     tracking = typed(Tracking, tree["tracking"], "tracking")
-    _check_top(tree)
+    _check_values(tree)
     norm = _fit(groups["method"], groups["model"])
     neuron = groups["method"].neuron(groups["neuron"])
     return RunSpec(
@@ -128,6 +130,7 @@ def typed_group(values: dict[str, Any], group: str) -> Any:
         raise ConfigError(f"{group}._target_: cannot import {target!r} ({error})") from error
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ConfigError(f"{group}._target_: {target!r} is not a subclass of {BASES[group]}")
+    require(not isabstract(cls), f"{group}._target_: {target!r} is abstract, name a subclass")
     return typed(cls, {k: v for k, v in values.items() if k != "_target_"}, group)
 
 
@@ -183,15 +186,24 @@ def _unknown(where: str, what: str, names: list[str], name: str | None = None) -
     return f"{where}: no such {what}{hint} ({what}s: {top})"
 
 
-def _check_top(tree: dict[str, Any]) -> None:
+def _check_keys(tree: dict[str, Any]) -> None:
     for key in sorted(tree.keys() - set(TOP)):
         raise ConfigError(_unknown(key, "key", list(TOP)))
+    for key in TOP:
+        require(key in tree, f"{key}: missing, every run needs it")
+    for key in ("tracking", *BASES):
+        require(isinstance(tree[key], dict), f"{key}: {tree[key]!r} is not a group of keys")
+
+
+def _check_values(tree: dict[str, Any]) -> None:
     for key, least in (("seed", 0), ("epochs", 1), ("eval_every", 1)):
         value = tree[key]
         require(
             isinstance(value, int) and not isinstance(value, bool) and value >= least,
             f"{key}: {value!r} is not a whole number of at least {least}",
         )
+    folder = tree["output_dir"]
+    require(isinstance(folder, str), f"output_dir: {folder!r} is not the name of a folder")
     choice("progress", str(tree["progress"]), ("auto", "plain", "off"))
 
 
