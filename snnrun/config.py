@@ -38,7 +38,7 @@ BASES = {
 TOP = ("seed", "epochs", "eval_every", "output_dir", "progress", "tracking", *BASES)
 # What changes neither the weights nor the figures measured on them; precision does.
 NOT_IN_HASH = ("hardware", "tracking", "output_dir", "progress", "experiment")
-WHERE_DATA_IS = ("root", "download")
+WHERE_DATA_IS = ("root", "download", "cache_dir", "resident_limit_mib")
 
 T = TypeVar("T")
 
@@ -213,9 +213,9 @@ def _fit(method: "Method", model: "Model") -> str:
         raise ConfigError(
             f"method={method.name} needs a model with {feature}, {model.name} has none"
         )
-    for feature in sorted(set(method.refuses) & model.features):
+    norm = method.norms[0] if model.norm == "auto" else model.norm
+    for feature in sorted(set(method.refuses) & (model.features | {norm})):
         reason = method.refuses[feature]
         raise ConfigError(f"method={method.name} cannot train a model with {feature}: {reason}")
-    norm = method.norms[0] if model.norm == "auto" else model.norm
     choice(f"model.norm (for method={method.name})", norm, method.norms)
     return norm

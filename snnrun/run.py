@@ -19,7 +19,7 @@ from snnrun import __version__, checkpoint, evaluation, provenance
 from snnrun.config import RunSpec
 from snnrun.data.base import Splits
 from snnrun.data.batcher import Batcher
-from snnrun.data.store import Store as DataStore
+from snnrun.data.store import Samples
 from snnrun.errors import UserError
 from snnrun.folders import made, unwritable
 from snnrun.loop import Loop
@@ -149,7 +149,7 @@ def hints(store: Store, spec: RunSpec) -> list[str]:
     ]
 
 
-def batches(spec: RunSpec, store: DataStore, *, training: bool) -> Batcher:
+def batches(spec: RunSpec, store: Samples, *, training: bool) -> Batcher:
     """Batches as the run sees them: shuffled and augmented only in training."""
     data = spec.dataset
     return Batcher(

@@ -1,7 +1,7 @@
 """The contract of a dataset: a spec that can be looked up, and loaded into three stores."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from snnrun.data.augment import Augment
 from snnrun.data.encode import Encoding
 from snnrun.data.problems import Problems
 from snnrun.data.seeds import generator
-from snnrun.data.store import Store, pixel_statistics
+from snnrun.data.store import Samples, Store, pixel_statistics
 from snnrun.errors import DataError, require
 
 
@@ -18,9 +18,9 @@ from snnrun.errors import DataError, require
 class Splits:
     """The parts of a dataset; `validation` is drawn from the training data and may be empty."""
 
-    train: Store
-    validation: Store
-    test: Store
+    train: Samples
+    validation: Samples
+    test: Samples
 
 
 @dataclass(kw_only=True)
@@ -112,9 +112,9 @@ class Dataset(ABC):
         Raises:
             DataError: if the data is missing or damaged.
         """
-        train = self._store("train", timesteps)
-        test = self._store("test", timesteps)
-        test = replace(test, mean=train.mean, std=train.std)
+        train = self.store("train", timesteps)
+        test = self.store("test", timesteps)
+        test.mean, test.std = train.mean, train.std
         held = held_out(train.labels, self.validation, seed)
         kept = torch.ones(len(train), dtype=torch.bool)
         kept[held] = False
@@ -124,7 +124,12 @@ class Dataset(ABC):
             test=test.select(torch.arange(len(test)), device),
         )
 
-    def _store(self, split: str, timesteps: int) -> Store:
+    def store(self, split: str, timesteps: int) -> Samples:
+        """One whole split on the CPU, cut to `limit` samples.
+
+        Raises:
+            DataError: if the data is missing or damaged.
+        """
         images, labels = self._verified(split, timesteps)
         images, labels = images[: self.limit], labels[: self.limit]
         if self.static:

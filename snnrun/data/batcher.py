@@ -1,4 +1,4 @@
-"""Batches from a resident store: one index_select, one gather, conversion last."""
+"""Batches for training: taken from a store as bytes, changed as a whole, made floats last."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from snnrun.data.augment import Augment
 from snnrun.data.encode import Encoding, latency_spikes, poisson_spikes, spike_steps
 from snnrun.data.seeds import generator
-from snnrun.data.store import Store
+from snnrun.data.store import Samples
 
 
 class Batcher:
@@ -20,7 +20,7 @@ class Batcher:
 
     def __init__(
         self,
-        store: Store,
+        store: Samples,
         *,
         encoding: Encoding,
         augment: Augment | None,
@@ -32,13 +32,13 @@ class Batcher:
     ) -> None:
         self.store = store
         self.encoding = encoding
-        self.augment = augment if augment is not None and augment.active else None
+        self.augment = augment
         self.batch_size = batch_size
         self.timesteps = timesteps
         self.seed = seed
         self.dtype = dtype
         self.shuffle = shuffle
-        device = store.images.device
+        device = store.labels.device
         shape = (-1, 1, 1)
         self._scale = (1 / (store.peak * store.std)).to(dtype).view(shape)
         self._shift = (-store.mean / store.std).to(dtype).view(shape)
@@ -56,25 +56,21 @@ class Batcher:
             Input [T,B,C,H,W] of the batcher's dtype and labels [B], int64. Directly encoded images
             are a view with stride 0 over time.
         """
-        order = self._order(epoch) if self.shuffle else None
-        for batch in range(start, len(self)):
-            pixels, labels = self._take(order, batch)
-            if self.augment is not None:
-                draws = generator("augment", self.seed, epoch, batch)
-                pixels = self.augment.apply(pixels, self._fill, draws)
-            yield self._encode(pixels, epoch, batch), labels
+        order = self._order(epoch).split(self.batch_size)[start:]
+        draws = None if self.augment is None else ("decode", self.seed, epoch)
+        samples = self.store.batches(order, draws)
+        for batch, (index, pixels) in enumerate(zip(order, samples, strict=True), start):
+            if self.augment is not None and self.augment.active:
+                key = generator("augment", self.seed, epoch, batch)
+                pixels = self.augment.apply(pixels, self._fill, key)
+            yield self._encode(pixels, epoch, batch), self.store.labels.index_select(0, index)
 
     def _order(self, epoch: int) -> Tensor:
+        device = self.store.labels.device
+        if not self.shuffle:
+            return torch.arange(len(self.store), device=device)
         draws = generator("order", self.seed, epoch)
-        return torch.randperm(len(self.store), generator=draws).to(self.store.labels.device)
-
-    def _take(self, order: Tensor | None, batch: int) -> tuple[Tensor, Tensor]:
-        here = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
-        if order is None:
-            return self.store.images[here], self.store.labels[here]
-        # index_select, because indexing with a tensor is an order of magnitude slower on uint8.
-        index = order[here]
-        return self.store.images.index_select(0, index), self.store.labels.index_select(0, index)
+        return torch.randperm(len(self.store), generator=draws).to(device)
 
     def _encode(self, pixels: Tensor, epoch: int, batch: int) -> Tensor:
         if not self.store.static:

@@ -171,7 +171,7 @@ class _Bytes:
     """
 
     def __init__(self, *_: Any):
-        self.values = np.zeros(0, np.uint8)
+        self.values: np.ndarray = np.zeros(0, np.uint8)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, column_major, raw = state

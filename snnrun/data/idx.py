@@ -39,7 +39,7 @@ def read_idx(path: Path, *, dims: int, where: str) -> tuple[Tensor, str]:
     magic = int.from_bytes(content[:4], "big")
     if magic != UNSIGNED_BYTES + dims:
         found = f"bad magic {magic:#x}, expected {UNSIGNED_BYTES + dims:#x}"
-        raise damaged(where, path, found + _looks_like(content))
+        raise damaged(where, path, found + looks_like(content))
     if len(content) < header:
         raise damaged(where, path, f"header cut off after {len(content)} bytes")
     shape = struct.unpack(f">{dims}I", content[4:header])
@@ -62,14 +62,15 @@ def _content(path: Path, where: str) -> bytes:
     except gzip.BadGzipFile as error:
         if raw[:2] == b"\x1f\x8b":
             raise damaged(where, path, "corrupt, its checksum does not match") from error
-        raise damaged(where, path, f"not gzip{_looks_like(raw)}") from error
+        raise damaged(where, path, f"not gzip{looks_like(raw)}") from error
     except zlib.error as error:
         raise damaged(where, path, "corrupt, cannot be decompressed") from error
     except OSError as error:
         raise DataError(f"{where}: {path} cannot be read: {error.strerror}") from error
 
 
-def _looks_like(content: bytes) -> str:
+def looks_like(content: bytes) -> str:
+    """What a file that is not what it should be may be instead; empty if there is no guess."""
     if content.lstrip()[:1] == b"<":
         return "; looks like an HTML page, the download probably failed"
     return ""

@@ -1,14 +1,51 @@
-"""Samples resident on the training device as uint8."""
+"""What the batcher reads from; and the usual case, samples resident on the device as uint8."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+Key = tuple[int | str, ...]
+
+
+class Samples(Protocol):
+    """Part of a dataset.
+
+    Attributes:
+        labels: int64 classes [N], on the training device.
+        peak: the value that stands for x = 1 (255 for 8-bit images, 1 for event counts).
+        mean: mean of x per channel [C], float32.
+        std: standard deviation of x per channel [C], float32, never 0.
+    """
+
+    labels: Tensor
+    peak: int
+    mean: Tensor
+    std: Tensor
+
+    def __len__(self) -> int: ...
+
+    @property
+    def static(self) -> bool:
+        """Images without a time axis, as opposed to frames."""
+
+    def batches(self, order: Sequence[Tensor], draws: Key | None) -> Iterator[Tensor]:
+        """Images [B,C,H,W] or frames [B,T,P,H,W] on the training device, batch by batch.
+
+        Args:
+            order: the samples of each batch, int64 [B] each.
+            draws: key of what is drawn while decoding; None = nothing is.
+        """
+
+    def select(self, index: Tensor, device: torch.device) -> "Samples":
+        """The samples at `index` [M], for training on a device."""
+
 
 @dataclass(kw_only=True)
 class Store:
-    """Part of a dataset, as the batcher reads it.
+    """Part of a dataset, resident.
 
     Attributes:
         images: uint8 images [N,C,H,W], or uint8 frames over time [N,T,P,H,W].
@@ -31,6 +68,12 @@ class Store:
     def static(self) -> bool:
         """Images without a time axis, as opposed to frames."""
         return self.images.dim() == 4
+
+    def batches(self, order: Sequence[Tensor], draws: Key | None) -> Iterator[Tensor]:
+        """See Samples.batches; nothing is drawn."""
+        for index in order:
+            # index_select: indexing with a tensor is an order of magnitude slower on uint8.
+            yield self.images.index_select(0, index)
 
     def select(self, index: Tensor, device: torch.device) -> "Store":
         """The samples at `index` [M], moved to a device."""
