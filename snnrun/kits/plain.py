@@ -1,10 +1,10 @@
 """The plain kit: spikes travel. Every method is evaluated on nets made of these parts."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from snnrun.errors import choice
+from snnrun.errors import ConfigError, choice
 from snnrun.kits.between import Between, SequenceDropout
 from snnrun.kits.norm import NORMS, StandardisedWeight, TimeBatchNorm
 from snnrun.kits.synapse import Op, Synapse, channels_out
@@ -48,11 +48,13 @@ class Kit:
 
     Args:
         neuron: what one unit computes.
-        norm: normalisation of every synapse but the readout: one of ``none bn tdbn sws``.
+        norm: normalisation of every synapse but the readout: one of ``accepted``.
     """
 
+    accepted: ClassVar[tuple[str, ...]] = NORMS
+
     def __init__(self, neuron: Neuron, norm: str):
-        choice("model.norm", norm, NORMS)
+        choice("model.norm", norm, self.accepted)
         self.spec = neuron
         self.norm = norm
 
@@ -60,15 +62,29 @@ class Kit:
         """A layer of spiking units."""
         return self.spec.build()
 
-    def connect(self, op: Op, *, first: bool = False, branches: int = 1) -> Synapse:
+    def connect(
+        self, op: Op, *, first: bool = False, branches: int = 1, normed: bool = True
+    ) -> Synapse:
         """A weighted op with its norm.
 
         Args:
             op: the linear map; its initial weights are kept.
             first: whether it reads the network's input rather than a layer's output.
             branches: how many such currents are added up (2 at the end of a residual block).
+            normed: false where `prenorm` acts on the sum of several currents instead.
         """
-        return Synapse(op, **self.norms(op, branches))
+        parts = self.norms(op, branches)
+        if not normed:
+            parts.pop("norm", None)
+        return Synapse(op, **parts)
+
+    def prenorm(self, channels: int) -> nn.Module:
+        """Normalise a sum of currents in front of a neuron (pre-activation blocks)."""
+        if self.norm == "none":
+            return nn.Identity()
+        if self.norm != "bn":
+            raise ConfigError(f"model.norm: pre-activation blocks take bn or none, not {self.norm}")
+        return Between(TimeBatchNorm(channels, scale=1.0))
 
     def norms(self, op: Op, branches: int) -> dict[str, Any]:
         """The normalisation parts of one synapse, as keyword arguments of Synapse."""

@@ -39,12 +39,14 @@ class Optim:
             f"optim.clip_norm: {self.clip_norm} is not null or a positive number",
         )
 
-    def optimiser(self, net: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser; weight decay spares biases, norms and neuron parameters."""
+    def optimiser(self, net: nn.Module, *, decay_all: bool = False) -> torch.optim.Optimizer:
+        """The optimiser; unless ``decay_all`` decay spares biases, norms and neuron parameters."""
         parameters = [p for p in net.parameters() if p.requires_grad]
+        decayed = [p for p in parameters if decay_all or p.dim() > 1]
+        spared = [p for p in parameters if not decay_all and p.dim() <= 1]
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+            {"params": decayed, "weight_decay": self.weight_decay},
+            {"params": spared, "weight_decay": 0.0},
         ]
         if self.name == "adam":
             return torch.optim.Adam(groups, lr=self.lr, betas=(self.momentum, 0.999))
@@ -65,10 +67,10 @@ class Update:
     counts updates.
     """
 
-    def __init__(self, net: nn.Module, optim: Optim):
+    def __init__(self, net: nn.Module, optim: Optim, *, decay_all: bool = False):
         self.parameters = [p for p in net.parameters() if p.requires_grad]
         self.optim = optim
-        self.optimiser = optim.optimiser(net)
+        self.optimiser = optim.optimiser(net, decay_all=decay_all)
         self.progress = 0.0
         self.steps = 0
 
