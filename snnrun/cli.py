@@ -41,9 +41,9 @@ def main() -> None:
 
 
 def _hydra(command: str, arguments: list[str]) -> None:
-    # A check leaves nothing behind, so no parent run either.
-    extra = ["~hydra.callbacks.sweep"] if command == "check" else []
-    _launch(command, f"snnrun {command}", [*arguments, *extra])
+    if command == "check" and {"-m", "--multirun"} & set(arguments):
+        sys.exit("error: snnrun check looks at one run and writes nothing; leave out -m")
+    _launch(command, f"snnrun {command}", arguments)
 
 
 def _launch(task: str, program: str, arguments: list[str]) -> None:

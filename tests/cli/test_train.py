@@ -191,4 +191,5 @@ def test_light_commands_import_nothing_heavy(snnrun, name):
 
 def test_check_tells_what_would_run_and_writes_nothing(snnrun):
     assert "tet-mlp-T4-s0 can run" in snnrun("check").stdout
+    assert "leave out -m" in snnrun("check", "seed=0,1", "-m", code=1).stderr
     assert not list(snnrun.folder.iterdir())
