@@ -72,6 +72,7 @@ class Hardware:
         torch.manual_seed(seed)
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        if torch.cuda.is_available():  # the call imports the compiler (1.4 s); CPU kernels need it not
+        # The call imports the compiler, 1.4 s; CPU kernels do not need it.
+        if torch.cuda.is_available():
             torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
         torch.backends.cudnn.benchmark = not self.deterministic

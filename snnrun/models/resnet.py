@@ -71,7 +71,7 @@ BLOCKS = {"spiking": SpikingBlock, "sew": SpikeElementWiseBlock}
 
 
 class ResidualNetwork(Network):
-    """Stem and its neurons, residual blocks, global average pool, fully connected layers, readout."""
+    """Stem and its neurons, residual blocks, global average pool, dense layers, readout."""
 
     def __init__(
         self,
