@@ -214,8 +214,10 @@ def _fit(method: "Method", model: "Model") -> str:
             f"method={method.name} needs a model with {feature}, {model.name} has none"
         )
     norm = method.norms[0] if model.norm == "auto" else model.norm
-    for feature in sorted(set(method.refuses) & (model.features | {norm})):
-        reason = method.refuses[feature]
-        raise ConfigError(f"method={method.name} cannot train a model with {feature}: {reason}")
+    refusals = method.refusals()
+    for feature in sorted(set(refusals) & (model.features | {norm})):
+        raise ConfigError(
+            f"method={method.name} cannot train a model with {feature}: {refusals[feature]}"
+        )
     choice(f"model.norm (for method={method.name})", norm, method.norms)
     return norm

@@ -8,7 +8,7 @@ from snnrun.errors import ConfigError, choice
 from snnrun.kits.between import Between, SequenceDropout
 from snnrun.kits.norm import NORMS, StandardisedWeight, TimeBatchNorm
 from snnrun.kits.synapse import Op, Synapse, channels_out
-from snnrun.neurons.base import Neuron, SpikingNeuron
+from snnrun.neurons.base import Neuron
 
 
 class Feedback(nn.Module):
@@ -58,7 +58,7 @@ class Kit:
         self.spec = neuron
         self.norm = norm
 
-    def neuron(self) -> SpikingNeuron:
+    def neuron(self) -> nn.Module:
         """A layer of spiking units."""
         return self.spec.build()
 
