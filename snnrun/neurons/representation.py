@@ -1,7 +1,7 @@
 """Units of differentiation on spike representation: their gradient is that of their rate.
 
 Meng et al., CVPR 2022, arXiv 2205.00459. A unit fires at ``scale * threshold``, subtracts its
-trainable ``threshold`` and emits spikes of amplitude ``threshold`` (IF) or ``threshold / dt`` (LIF).
+trainable ``threshold`` and emits spikes of amplitude ``threshold`` (IF), ``threshold / dt`` (LIF).
 """
 
 import math
