@@ -16,7 +16,10 @@ from snnrun.neurons.base import Neuron
 
 @dataclass(kw_only=True)
 class Optim:
-    """Optimiser and learning-rate schedule."""
+    """Optimiser and learning-rate schedule.
+
+    ``milestones`` are fractions of training at each of which schedule ``drops`` divides by ten.
+    """
 
     name: str
     lr: float
@@ -25,11 +28,12 @@ class Optim:
     schedule: str
     warmup_steps: int
     clip_norm: float | None
+    milestones: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
         choice("optim.name", self.name, ("sgd", "adam"))
-        choice("optim.schedule", self.schedule, ("constant", "cosine"))
+        choice("optim.schedule", self.schedule, ("constant", "cosine", "drops"))
         require(self.lr >= 0, f"optim.lr: {self.lr} is negative")
         require(0 <= self.momentum < 1, f"optim.momentum: {self.momentum} is not in [0, 1)")
         require(self.weight_decay >= 0, f"optim.weight_decay: {self.weight_decay} is negative")
@@ -37,6 +41,12 @@ class Optim:
         require(
             self.clip_norm is None or self.clip_norm > 0,
             f"optim.clip_norm: {self.clip_norm} is not null or a positive number",
+        )
+        require(
+            all(0 < m < 1 for m in self.milestones)
+            and bool(self.milestones) == (self.schedule == "drops"),
+            f"optim.milestones: {self.milestones} must be parts of training between 0 and 1 for "
+            "schedule=drops, e.g. [0.3,0.6,0.9], and empty otherwise",
         )
 
     def optimiser(self, net: nn.Module, *, decay_all: bool = False) -> torch.optim.Optimizer:
@@ -57,6 +67,7 @@ class Optim:
         rate = self.lr
         if self.schedule == "cosine":
             rate *= 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        rate *= 0.1 ** sum(progress >= milestone for milestone in self.milestones)
         return rate * min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else rate
 
 
