@@ -1,0 +1,1 @@
+"""Feedback nets at their equilibrium: simulated by spikes, and differentiated implicitly."""

@@ -1,0 +1,128 @@
+"""The forward stage: a spiking simulation that keeps nothing but rates and final potentials."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from snnrun.kits.norm import TimeBatchNorm
+from snnrun.kits.synapse import Synapse, apply, is_static
+from snnrun.models.network import Chain, Layer
+from snnrun.neurons.lif import LIFNeuron
+
+
+@dataclass(kw_only=True)
+class Simulation:
+    """What is left of T steps, per layer of neurons; all tensors [1, B, ...].
+
+    Attributes:
+        rates: leak-weighted average of the spikes, a = sum_t leak^(T - t) s[t] / Z.
+        potentials: membrane after the last reset, before the leak.
+        weight: Z, the sum of the weights of the average.
+    """
+
+    rates: list[Tensor]
+    potentials: list[Tensor]
+    weight: float
+
+
+def total_weight(leak: float, steps: int) -> float:
+    """Z = sum of leak^k for k = 0 .. steps - 1."""
+    return float(steps) if leak == 1 else (1 - leak**steps) / (1 - leak)
+
+
+def average(x: Tensor, leak: float) -> Tensor:
+    """Weighted mean sum_t leak^(T - t) x[t] / Z of a sequence [T, ...], as one step [1, ...].
+
+    A static sequence is its own mean and comes back as a view.
+    """
+    if len(x) == 1 or is_static(x):
+        return x[:1]
+    if leak == 1:
+        return x.mean(0, keepdim=True)
+    weights = leak ** torch.arange(len(x) - 1, -1, -1, dtype=x.dtype, device=x.device)
+    return torch.tensordot(weights / total_weight(leak, len(x)), x, 1).unsqueeze(0)
+
+
+@torch.no_grad()
+def simulate(net: Chain, x: Tensor, leak: float) -> Simulation:
+    """Run a fresh sequence ``x`` [T, B, ...] through a chain of plain spiking layers.
+
+    Spikes pass the whole stack within a step, feedback comes one step late. Memory does not depend
+    on T: neither spikes nor a graph are kept, and the states of the net's neurons are given back.
+    Masks of dropout stay in place for the stages that follow.
+
+    Args:
+        net: chain of the plain kit, reset by the caller.
+        x: input; a static one passes the stem once.
+        leak: factor the membranes keep per step.
+    """
+    layers = layers_of(net)
+    steady = net.stem(x[:1]) if is_static(x) else None
+    sums: list[Tensor] = []
+    for t in range(len(x)):
+        drive = net.stem(x[t : t + 1]) if steady is None else steady
+        if net.feedback is not None:
+            drive = net.feedback(drive)
+        for i, layer in enumerate(layers):
+            spikes = layer.neuron(drive if i == 0 else layer.synapse(drive))
+            drive = layer.post(spikes)
+            if t == 0:
+                sums.append(spikes.clone())
+            else:
+                sums[i].mul_(leak).add_(spikes)
+        if net.feedback is not None:
+            net.feedback.store(drive)
+    weight = total_weight(leak, len(x))
+    potentials = [_final_potential(layer.neuron) for layer in layers]
+    if net.feedback is not None:
+        net.feedback.reset()
+    return Simulation(rates=[s / weight for s in sums], potentials=potentials, weight=weight)
+
+
+def layers_of(net: Chain) -> list[Layer]:
+    """The layers of a chain, with their type."""
+    return [cast(Layer, layer) for layer in net.layers]
+
+
+def _final_potential(neuron: nn.Module) -> Tensor:
+    """Take the membrane [1, B, ...] out of a layer of neurons."""
+    assert isinstance(neuron, LIFNeuron) and neuron.state is not None
+    membrane = neuron.state.membrane.unsqueeze(0)
+    neuron.reset()
+    return membrane
+
+
+@contextmanager
+def steady_norms(net: Chain, mean_input: Tensor) -> Iterator[bool]:
+    """Make every batch norm of a net one fixed affine map; yields whether there is any.
+
+    Statistics that change from step to step would move the fixed point. So the inner norms use
+    their running statistics, and the norm of the input those of the batch's mean input; the
+    running statistics are as before afterwards (IDE's protocol, Xiao et al., NeurIPS 2021).
+    """
+    norms = [part for part in net.modules() if isinstance(part, TimeBatchNorm)]
+    first = net.stem.norm
+    if first is not None:
+        before = first.running_mean, first.running_var
+        first.running_mean, first.running_var = _statistics(net.stem, mean_input)
+    try:
+        for norm in norms:
+            norm.eval()
+        yield bool(norms)
+    finally:
+        for norm in norms:
+            norm.train(net.training)
+        if first is not None:
+            first.running_mean, first.running_var = before
+
+
+@torch.no_grad()
+def _statistics(synapse: Synapse, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per channel of a synapse's currents before its norm."""
+    current = apply(synapse.op, synapse.flat(x), *synapse.weights())
+    var, mean = torch.var_mean(current.transpose(0, 1).flatten(1), dim=1, correction=0)
+    return mean, var
