@@ -1,14 +1,16 @@
 """A whole fully connected spiking net as one graph node that keeps and exchanges only events.
 
-Sparse spiking gradient descent (Perez-Nieves and Goodman, NeurIPS 2021, arXiv 2105.08810): with a surrogate
-that is exactly zero outside a window, dL/dS is needed only where the unit below is in its window, since the
-layer below multiplies it by 0 elsewhere. The weight gradients are those of backpropagation through time.
+Sparse spiking gradient descent (Perez-Nieves and Goodman, NeurIPS 2021, arXiv 2105.08810): with a
+surrogate that is exactly zero outside a window, dL/dS is needed only where the unit below is in its
+window, since the layer below multiplies it by 0 elsewhere. The weight gradients are those of
+backpropagation through time.
 """
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -16,13 +18,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from snnrun.errors import require
 from snnrun.kernels import events_torch
 from snnrun.kernels.events import Events, Incoming, Readout, Record, Unit, counts, pointers, rows
 
 log = logging.getLogger(__name__)
 
 KERNELS = ("auto", "numba", "torch", "triton")
-# Share of the dense work (spikes in + active below, or spikes in alone) from which the dense form is faster.
+# Share of the dense work, spikes in plus active below, from which the dense form is faster.
 DENSE_FROM = 0.5
 
 
@@ -36,17 +39,23 @@ class Plan:
 
 
 def backend(kernel: str, device: torch.device) -> ModuleType:
-    """The module behind a kernel's name; ``auto`` is numba on the CPU and torch elsewhere."""
+    """The module behind a kernel's name; ``auto`` is numba on the CPU and torch elsewhere.
+
+    Raises:
+        ConfigError: for numba on another device.
+    """
+    require(
+        kernel != "numba" or device.type == "cpu",
+        f"method.kernel: numba runs on the CPU, not on {device}; use auto",
+    )
     if kernel == "auto":
         kernel = "numba" if device.type == "cpu" else "torch"
     if kernel == "numba":
         from snnrun.kernels import events_cpu
 
         return events_cpu
-    if kernel == "triton":
-        from snnrun.kernels import events_triton
-
-        return events_triton
+    if kernel == "triton":  # optional, and named so that no type checker needs it
+        return import_module("snnrun.kernels.events_triton")
     return events_torch
 
 
@@ -143,7 +152,7 @@ def _suited(plan: Plan, spikes: Events, active: Events | None, weight: Tensor) -
 @cache
 def _say_dense() -> None:
     log.info(
-        "a layer spikes or is near its threshold at over %.0f %% of all steps: the dense form is used for it",
+        "layers that spike or are near threshold at over %.0f %% of all steps run dense",
         100 * DENSE_FROM,
     )
 
@@ -158,7 +167,7 @@ def _unpacked(kept: Sequence[Tensor]) -> tuple[Events, list[Record]]:
 
 
 def _from_logits(grad: Tensor, at: Tensor, readout: Readout, steps: int) -> Incoming:
-    """What arrives at the readout's potentials: at the step of each maximum, or equally at all steps."""
+    """What arrives at the readout: at the step of each maximum, or equally at all steps."""
     batch, classes = grad.shape
     grad = grad * (1 - readout.leak)
     if readout.reduce == "sum":

@@ -1,6 +1,7 @@
 """What the event-driven kernels exchange: index lists, and the constants of the units between them.
 
-Nothing here depends on a backend; `events_torch` is the readable reference, `events_cpu` the compiled form.
+Nothing here depends on a backend; `events_torch` is the readable reference, `events_cpu` the
+compiled form, `events_triton` the one for CUDA devices.
 Sparse spiking gradient descent: Perez-Nieves and Goodman, NeurIPS 2021, arXiv 2105.08810.
 """
 
@@ -19,7 +20,7 @@ class Events(NamedTuple):
         start: int32 [B * T + 1] where the events of (sample b, step t) begin, at b * T + t.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides the tuple's method of that name
     start: Tensor
 
 
@@ -63,7 +64,7 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True)
 class Readout:
-    """O[0] = 0, O[t+1] = leak O[t] + (1 - leak) W S[t]; logits are its maximum or its sum over t < T."""
+    """O[0] = 0, O[t+1] = leak O[t] + (1 - leak) W S[t]; logits are its max or sum over t < T."""
 
     leak: float
     reduce: str

@@ -18,7 +18,8 @@ BLOCK = 32  # units looked at together for a potential near the threshold
 NO_SYNAPSE = -1.0
 
 
-def _compiled(function: Any, *, reassociate: bool = False) -> Any:
+def compiled(function: Any, *, reassociate: bool = False) -> Any:
+    """Compile on first use; on disk where possible; sums in any order if ``reassociate``."""
     flags: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     if reassociate:
         flags["fastmath"] = {"reassoc", "contract"}  # sums in vector registers
@@ -117,7 +118,7 @@ def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> Events:
     return Events(index, torch.from_numpy(np.concatenate(starts)))
 
 
-@_compiled
+@compiled
 def _grown(old: np.ndarray, used: int, needed: int) -> np.ndarray:
     """The list itself while there is room for ``needed`` entries, else a copy of twice the size."""
     if needed <= old.size:
@@ -127,7 +128,7 @@ def _grown(old: np.ndarray, used: int, needed: int) -> np.ndarray:
     return new
 
 
-@_compiled
+@compiled
 def _any(pattern: np.ndarray) -> bool:
     """Whether any bit is set; on integers, because such a loop runs in vector registers."""
     union = pattern.dtype.type(0)
@@ -136,7 +137,7 @@ def _any(pattern: np.ndarray) -> bool:
     return union != 0
 
 
-@_compiled
+@compiled
 def _ones(x: np.ndarray, bits: np.ndarray, lo: int, hi: int) -> tuple[np.ndarray, np.ndarray, bool]:
     steps, _, units = x.shape
     index, n = np.empty(16 * (hi - lo) * steps + units, np.int32), 0
@@ -158,7 +159,7 @@ def _ones(x: np.ndarray, bits: np.ndarray, lo: int, hi: int) -> tuple[np.ndarray
     return index[:n].copy(), start, True
 
 
-@_compiled
+@compiled
 def _add_rows(index: np.ndarray, lo: int, hi: int, weight: np.ndarray, out: np.ndarray) -> None:
     for e in range(lo, hi):
         row = weight[index[e]]
@@ -166,7 +167,7 @@ def _add_rows(index: np.ndarray, lo: int, hi: int, weight: np.ndarray, out: np.n
             out[j] += row[j]
 
 
-@_compiled
+@compiled
 def _forward(
     index: np.ndarray,
     start: np.ndarray,
@@ -218,7 +219,7 @@ def _forward(
     )
 
 
-@_compiled
+@compiled
 def _scan(
     v: np.ndarray,
     constants: tuple[float, ...],
@@ -253,7 +254,7 @@ def _scan(
     return n_spikes, n_active
 
 
-@_compiled
+@compiled
 def _read(
     index: np.ndarray,
     start: np.ndarray,
@@ -290,10 +291,10 @@ def _dot_source(a: np.ndarray, b: np.ndarray) -> float:
     return total
 
 
-_dot = _compiled(_dot_source, reassociate=True)
+_dot = compiled(_dot_source, reassociate=True)
 
 
-@_compiled
+@compiled
 def _backward(
     spike_index: np.ndarray,
     spike_start: np.ndarray,

@@ -1,7 +1,7 @@
 """The event-driven kernels in plain torch: the readable reference, and the form for dense activity.
 
-Keeps the same index lists as the compiled kernel, but computes on dense tensors that live for one call:
-two matrix products and one scan per layer, which is what wins when many units are active.
+Keeps the same index lists as the compiled kernel, but computes on dense tensors that live for one
+call: two matrix products and one scan per layer, which is what wins when many units are active.
 """
 
 import torch
@@ -28,11 +28,15 @@ def forward(spikes: Events, weight: Tensor, unit: Unit, batch: int) -> Record:
         batch: number of samples.
     """
     current = _dense(spikes, weight, batch) @ weight  # [B, T, n_out]
-    v = potentials(current, unit)
+    return compact(potentials(current, unit), unit)
+
+
+def compact(v: Tensor, unit: Unit) -> Record:
+    """What a layer keeps of its potentials V [B, T, units]."""
     x = v - unit.threshold
     active = x.abs() < unit.window
     slope = 1 / (unit.steepness * x[active].abs() + 1).square()
-    return Record(from_mask(x > 0), from_mask(active), slope)
+    return Record(from_mask(v > unit.threshold), from_mask(active), slope)
 
 
 def potentials(current: Tensor, unit: Unit) -> Tensor:

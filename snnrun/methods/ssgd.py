@@ -1,22 +1,24 @@
-"""Sparse spiking gradient descent: backpropagation through time on active events only (NeurIPS 2021)."""
+"""Sparse spiking gradient descent: backpropagation through time on active events only."""
 
 import logging
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import ClassVar
+from importlib.util import find_spec
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snnrun.errors import ConfigError, choice, require
+from snnrun.kernels.active_conv import active_conv, suits
 from snnrun.kernels.event_stack import KERNELS, Plan, event_stack, gather
 from snnrun.kernels.events import Readout, Unit
 from snnrun.kernels.leaky import leaky
 from snnrun.kits.plain import Kit
 from snnrun.kits.synapse import Op, Synapse, fan_in, is_static
 from snnrun.methods.base import Method, StepOutput, Update, sequence_step, settled
-from snnrun.models.network import Chain, Network
+from snnrun.models.network import Chain, Layer, Network
 from snnrun.neurons.base import Neuron
 from snnrun.neurons.cuba_lif import CubaLIFNeuron
 from snnrun.neurons.if_ import IF
@@ -33,17 +35,19 @@ INITS = ("normal", "uniform")
 class SparseKit(Kit):
     """Plain parts without biases, with the paper's initial weights.
 
-    Weights of linear ops are stored column by column: the event-driven kernels add up the fan-out of single
-    inputs, and read it without a copy.
+    Weights of linear ops are stored column by column: the event-driven kernels add up the fan-out
+    of single inputs, and read it without a copy.
     """
 
     def __init__(self, neuron: Neuron, norm: str, init: str):
         super().__init__(neuron, norm)
         self.init = init
 
-    def connect(self, op: Op, *, first: bool = False, branches: int = 1) -> Synapse:
+    def connect(
+        self, op: Op, *, first: bool = False, branches: int = 1, normed: bool = True
+    ) -> Synapse:
         """See Kit.connect."""
-        return super().connect(self._prepared(op), first=first, branches=branches)
+        return super().connect(self._prepared(op), first=first, branches=branches, normed=normed)
 
     def readout(self, op: Op) -> Synapse:
         """See Kit.readout."""
@@ -66,16 +70,18 @@ class SparseKit(Kit):
 class SSGD(Method):
     """Gradient of BPTT with a surrogate that is exactly 0 outside a window, on active events only.
 
-    Perez-Nieves and Goodman, NeurIPS 2021, arXiv 2105.08810. Fully connected nets with binary input run event
-    by event and keep index lists; all else runs dense with the same gradient.
+    Perez-Nieves and Goodman, NeurIPS 2021, arXiv 2105.08810. Fully connected nets with binary input
+    run event by event and keep index lists. Convolutions go backward over active units; what is
+    too busy for that runs dense, with the same gradient.
 
     Attributes:
         backward_threshold: half-width w of the window: |V - threshold| < w carries gradient.
         readout: what is taken of the leaky readout over time.
         readout_leak: factor the readout keeps per step.
-        init: initial weights, ``normal`` with deviation 20 (1 - leak) / sqrt(fan-in), or ``uniform``.
-        count_above: weight of the penalty on a mean spike count over ``count_max``.
-        count_max: spikes per sample and unit, mean of a layer, from which it is penalised.
+        init: ``normal`` with deviation 20 (1 - leak) / sqrt(fan-in), or ``uniform`` within
+            +-1 / sqrt(fan-in).
+        count_above: weight of the penalty on a layer's mean spike count over ``count_max``.
+        count_max: spikes per sample and unit.
         count_below: weight of the penalty on every unit with fewer spikes than ``count_min``.
         count_min: spikes per sample.
         kernel: of the event-driven form.
@@ -108,23 +114,26 @@ class SSGD(Method):
         choice("init", self.init, INITS)
         choice("kernel", self.kernel, KERNELS)
         require(
-            0 <= self.readout_leak < 1, f"readout_leak: {self.readout_leak} is not in [0, 1)"
+            self.kernel != "triton" or find_spec("triton") is not None,
+            "kernel: triton is not installed; pip install triton, or kernel=auto",
         )
+        require(0 <= self.readout_leak < 1, f"readout_leak: {self.readout_leak} is not in [0, 1)")
 
     def neuron(self, neuron: Neuron) -> Neuron:
         """The neuron with one step of delay, a strict threshold and the windowed surrogate."""
         if not isinstance(neuron, LIF | IF):
             raise ConfigError(f"method={self.name} trains lif, if and cuba_lif, not {neuron.name}")
         require(neuron.reset == "soft", f"neuron.reset: {neuron.reset} (method={self.name}: soft)")
-        surrogate = Surrogate(
-            name="fast_sigmoid", width=STEEPNESS, cutoff=self.backward_threshold
-        )
+        surrogate = Surrogate(name="fast_sigmoid", width=STEEPNESS, cutoff=self.backward_threshold)
         adapted = replace(
             neuron, delay=1, fires_at_threshold=False, detach_reset=True, surrogate=surrogate
         )
         if isinstance(adapted, LIF):
             return replace(adapted, leak_reset=False, decay_input=False)
-        require(self.init != "normal", f"init: normal is 0 without leak (neuron={neuron.name}); use uniform")
+        require(
+            self.init != "normal",
+            f"init: normal is 0 without leak (neuron={neuron.name}); use uniform",
+        )
         return adapted
 
     def kit(self, neuron: Neuron, norm: str) -> Kit:
@@ -142,12 +151,11 @@ class SSGD(Method):
         arrived = None if plan is None or is_static(x) else gather(x, self.kernel)
         active: list[Tensor] = []
         if plan is None or arrived is None:
-            say_dense("convolutions or pools" if plan is None else "input that is not 0 or 1")
-            logits, counts = self._dense(net, x)
+            if plan is not None:
+                _say_dense()
+            logits, counts = self._by_layer(net, x)
         else:
-            weights = [layer.synapse.op.weight for layer in net.layers]
-            weights.append(net.readout.op.weight)
-            logits, counts, active = event_stack(arrived, x.shape[1], weights, plan)
+            logits, counts, active = event_stack(arrived, x.shape[1], _weights(net), plan)
         loss = F.cross_entropy(logits, y)
         for count in counts:
             loss = loss + self._penalty(count)
@@ -156,7 +164,7 @@ class SSGD(Method):
         return out
 
     def decode(self, outputs: Tensor) -> Tensor:
-        """Logits [B, C] from the readout's currents [T, B, C]: maximum or sum of their leaky mean."""
+        """Logits [B, C] from the readout's currents [T, B, C]: max or sum of their leaky mean."""
         traces = self._traces(outputs)
         return traces.amax(0) if self.readout == "max" else traces.sum(0)
 
@@ -180,26 +188,39 @@ class SSGD(Method):
 
     def _plan(self, net: Chain) -> Plan | None:
         """The net for the event-driven kernels; None unless it is fully connected throughout."""
-        layers = list(net.layers)
+        layers = _layers(net)
         if any(len(a.post) or not isinstance(a.synapse.op, nn.Linear) for a in layers):
             return None
         readout = Readout(leak=self.readout_leak, reduce=self.readout)
         units = tuple(unit(layer.neuron) for layer in layers)
         return Plan(units=units, readout=readout, kernel=self.kernel)
 
-    def _dense(self, net: Chain, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits and spike counts of every layer [B, units] by autograd over dense tensors."""
+    def _by_layer(self, net: Chain, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits and spike counts of every layer [B, units]; dense tensors between layers."""
         net.reset()
         counts = []
-        for layer in net.layers:
-            spikes = layer.neuron(layer.synapse(x))
+        for layer in _layers(net):
+            op, constants = layer.synapse.op, unit(layer.neuron)
+            if not is_static(x) and suits(op, x, constants):
+                spikes = active_conv(x, cast(nn.Conv2d, op), constants)
+            else:
+                spikes = layer.neuron(layer.synapse(x))
             counts.append(spikes.sum(0).flatten(1))
             x = layer.post(spikes)
         return self.decode(net.readout(net.pool(x))), counts
 
 
-def unit(neuron: LIFNeuron) -> Unit:
+def _layers(net: Chain) -> list[Layer]:
+    return [cast(Layer, layer) for layer in net.layers]
+
+
+def _weights(net: Chain) -> list[Tensor]:
+    return [synapse.op.weight for synapse in (*(a.synapse for a in _layers(net)), net.readout)]
+
+
+def unit(neuron: nn.Module) -> Unit:
     """What the event-driven kernels are told of a layer of neurons."""
+    assert isinstance(neuron, LIFNeuron)
     p = neuron.constants
     return Unit(
         leak=p.leak,
@@ -212,6 +233,5 @@ def unit(neuron: LIFNeuron) -> Unit:
 
 
 @cache
-def say_dense(why: str) -> None:
-    """Log once that a net runs dense."""
-    log.info("ssgd: %s: dense tensors, the same gradient", why)
+def _say_dense() -> None:
+    log.info("ssgd: the input is not spikes of 0 and 1, so it runs dense, with the same gradient")

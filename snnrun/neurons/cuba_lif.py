@@ -1,7 +1,7 @@
 """Leaky integrate-and-fire neuron driven by a synaptic current that decays by itself.
 
-I[t] = synaptic_leak I[t-1] + c[t - delay],  u[t] = leak v[t-1] + I[t - delay], then as `lif`; with delay 1 the
-current-based unit of surrogate-gradient learning (Neftci, Mostafa, Zenke, 2019) and of SSGD's extension.
+I[t] = synaptic_leak I[t-1] + c[t - delay],  u[t] = leak v[t-1] + I[t - delay], then as `lif`; with
+delay 1 the current-based unit of surrogate-gradient learning (Neftci, Mostafa and Zenke, 2019).
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class CubaLIFNeuron(LIFNeuron):
 
     Attributes:
         synaptic_leak: factor the synaptic current keeps per step.
-        current: synaptic current after the last step, and the last input, still to act with delay 1.
+        current: synaptic current and input of the last step; the input acts later with delay 1.
     """
 
     def __init__(self, constants: LIFParameters, synaptic_leak: float) -> None:
