@@ -20,17 +20,20 @@ from snnrun.models.network import Network
 
 @torch.no_grad()
 def run_through(
-    plain: Network, method: Method, batches: Batcher, see: Callable[[Tensor], None] | None = None
+    plain: Network,
+    method: Method,
+    batches: Batcher,
+    see: Callable[[Tensor, Tensor, Tally], None] | None = None,
 ) -> Tally:
-    """Loss and accuracy over all batches; ``see`` gets the outputs [T, B, C] of each."""
+    """Loss and accuracy over all batches; ``see`` gets outputs [T, B, C], labels and tally."""
     plain.eval()
     tally = Tally.zero(batches.store.labels.device)
     for x, y in batches.epoch(0):
         outputs = plain(x)
         logits = method.decode(outputs)
-        if see is not None:
-            see(outputs)
         tally.add(F.cross_entropy(logits, y), logits, y)
+        if see is not None:
+            see(outputs, y, tally)
     return tally
 
 
@@ -52,8 +55,13 @@ def test(
     Inference latency and memory are taken on the first batch, with no meter attached.
     """
     decisions = DecisionMeter(method.decision_steps)
+
+    def see(outputs: Tensor, y: Tensor, tally: Tally) -> None:
+        decisions.add(outputs)
+        tally.add_extra(method.figures(outputs, y), len(y))
+
     with SpikeMeter(plain) as spikes, SynOpMeter(plain) as operations:
-        tally = run_through(plain, method, batches, decisions.add)
+        tally = run_through(plain, method, batches, see)
     x, _ = next(batches.epoch(0))
     memory.reset()
     latency = inference_ms(plain, x)

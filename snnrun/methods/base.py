@@ -151,6 +151,10 @@ class Method(ABC):
         """
         return neuron
 
+    def refusals(self) -> dict[str, str]:
+        """Features that it cannot train with these hyper-parameters, with the reason."""
+        return self.refuses
+
     def kit(self, neuron: Neuron, norm: str) -> Kit:
         """Parts of the net in training; the plain kit unless something else than spikes travels."""
         return Kit(neuron, norm)
@@ -177,6 +181,15 @@ class Method(ABC):
             [self.decode(outputs[: t + 1]).argmax(-1) for t in range(len(outputs))]
         )
         return settled(answers)
+
+    def figures(self, outputs: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """The method's own figures of a test batch, means over it, by metric name; none as a rule.
+
+        Args:
+            outputs: of the plain form, [T, B, C].
+            y: labels [B].
+        """
+        return {}
 
 
 def settled(answers: Tensor) -> Tensor:
