@@ -2,13 +2,14 @@
 
 import re
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from snnrun.data.event_dataset import EventDataset
 from snnrun.data.events import Collector, Events, Raw
-from snnrun.data.fetch import Archive, fetch
+from snnrun.data.fetch import Archive, fetch, unpacked
 from snnrun.data.files import Entry, entries
 from snnrun.data.places import candidates, home
 from snnrun.data.problems import Problems
@@ -54,6 +55,11 @@ class FileEvents(EventDataset):
             DataError: saying what is wrong with the file.
         """
 
+    def samples(self, recording: Recording, where: str) -> Iterator[tuple[Raw, int]]:
+        """Events and class of what a file holds: one sample, unless a set is cut differently."""
+        entry = recording.entry
+        yield self.decode(entry.read(), entry, f"{where}: {entry.place}"), recording.label
+
     def source(self, split: str) -> Any:
         """Names, sizes and dates (checksums in an archive) of the split's files."""
         return [recording.entry.identity for recording in self.recordings(split)]
@@ -65,8 +71,8 @@ class FileEvents(EventDataset):
         recordings = self.recordings(split)
         for recording in tracked(recordings, f"reading {where}", len(recordings)):
             with problems.caught():
-                entry = recording.entry
-                collector.add(self.decode(entry.read(), entry, where), recording.label, entry.place)
+                for raw, label in self.samples(recording, where):
+                    collector.add(raw, label, recording.entry.place)
         problems.report()
         events = collector.joined()
         expected = self.published.get(split, len(recordings))
@@ -84,11 +90,11 @@ class FileEvents(EventDataset):
         found = self._search(split)
         if not found and self.download:
             for archive in self.archives:
-                fetch(archive, home(self.root) / self.name, self.name)
+                unpacked(fetch(archive, home(self.root) / self.name, self.name), self.name)
             found = self._search(split)
         expected = self.published.get(split, 0)
         if not found:
-            places = ", ".join(map(str, self._places()))
+            places = ", ".join(str(group[0]) for group in self._places())
             raise DataError(f"{where} not found; looked in: {places}; fix: {self._remedy()}")
         if len(found) < expected and not self.allow_partial:
             raise DataError(
@@ -98,18 +104,24 @@ class FileEvents(EventDataset):
         return sorted(found, key=lambda recording: recording.order)
 
     def _search(self, split: str) -> list[Recording]:
-        for place in self._places():
-            if found := self._listed(place, split):
+        for group in self._places():
+            problems, found = Problems(), []
+            for source in group:
+                with problems.caught():
+                    found += self._listed(source, split)
+            problems.report()
+            if found:
                 return found
         return []
 
-    def _places(self) -> list[Path]:
-        """Folders before the archives in them, which may have been unpacked there."""
+    def _places(self) -> list[list[Path]]:
+        """Folders, and together the archives of a folder, which may have been unpacked there."""
         if self.root is not None and Path(self.root).expanduser().is_file():
-            return [Path(self.root).expanduser()]
+            return [[Path(self.root).expanduser()]]
         folders = candidates(self.root, self.name, *self.folders)
-        archives = [folder / archive.name for folder in folders for archive in self.archives]
-        return [*folders, *(path for path in archives if path.is_file() and path.suffix == ".zip")]
+        names = [archive.name for archive in self.archives if archive.name.endswith(".zip")]
+        zipped = [[f / name for name in names if (f / name).is_file()] for f in folders]
+        return [*([folder] for folder in folders), *filter(None, zipped)]
 
     def _listed(self, source: Path, split: str) -> list[Recording]:
         problems, found = Problems(), []

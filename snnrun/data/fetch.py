@@ -2,7 +2,10 @@
 
 import hashlib
 import http.client
+import tarfile
+import tempfile
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +66,30 @@ def fetch(archive: Archive, folder: Path, name: str) -> Path:
             f"{name}: download failed: {error}; fix: get {archive.manual}, put it in {folder}"
         ) from error
     return target
+
+
+def unpacked(archive: Path, name: str) -> Path:
+    """Unpack a compressed tar archive where it lies; others are read as they are.
+
+    Returns:
+        The archive.
+
+    Raises:
+        DataError: if it is damaged, holds paths outside itself, or cannot be written.
+    """
+    if archive.suffix != ".gz":
+        return archive
+    try:
+        with tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
+            with tarfile.open(archive) as tar:
+                tar.extractall(scratch, filter="data")
+            for item in Path(scratch).iterdir():
+                item.replace(archive.parent / item.name)
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise DataError(
+            f"{name}: {archive} cannot be unpacked: {error}; fix: delete and fetch it again"
+        ) from error
+    return archive
 
 
 def _receive(url: str, part: Path, name: str) -> str:

@@ -59,7 +59,7 @@ class NMNIST(FileEvents):
         """Five bytes an event: x, y, polarity and time in us of 23 bits, high bits first."""
         if len(content) % EVENT_BYTES:
             raise DataError(
-                f"{where}: {entry.place}: {len(content)} bytes, not a whole number of "
+                f"{where}: {len(content)} bytes, not a whole number of "
                 f"{EVENT_BYTES}-byte events; truncated? fix: fetch it again"
             )
         x, y, high, middle, low = np.frombuffer(content, np.uint8).reshape(-1, EVENT_BYTES).T
