@@ -59,6 +59,17 @@ class Loop:
             with self.timer.step():
                 out = self.method.step(self.net, self.update, x, y)
         if self.timer.steps == WARMUP_STEPS:
-            self.memory.reset()
+            self.memory.reset(self._resident())
         tally.add(out.loss, out.logits, y, step)
         tally.add_extra(out.extra, len(y))
+
+    def _resident(self) -> list[Tensor]:
+        """What stands in memory throughout training: data, weights, optimiser state."""
+        state = self.update.optimiser.state.values()
+        moments = [v for values in state for v in values.values() if isinstance(v, Tensor)]
+        return [
+            *(v for v in vars(self.train.store).values() if isinstance(v, Tensor)),
+            *self.net.parameters(),
+            *self.net.buffers(),
+            *moments,
+        ]

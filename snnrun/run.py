@@ -1,9 +1,6 @@
 """One run: build everything, find out whether it is new, half done or finished, train, test."""
 
-import logging
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +19,7 @@ from snnrun.data.batcher import Batcher
 from snnrun.data.store import Samples
 from snnrun.errors import UserError
 from snnrun.folders import made, unwritable
+from snnrun.interrupt import Interrupt
 from snnrun.loop import Loop
 from snnrun.measure.health import Health
 from snnrun.measure.latency import StepTimer
@@ -30,34 +28,6 @@ from snnrun.measure.tally import Tally
 from snnrun.models.network import Network
 from snnrun.terminal import Display
 from snnrun.tracking import RunLog, Stop, Store, prepare
-
-log = logging.getLogger(__name__)
-
-
-class Interrupt:
-    """Turns the first SIGINT or SIGTERM into a request, looked at between batches."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle signals inside; a second one acts at once. Only the main thread can."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {s: signal.signal(s, self._request) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for which, handler in before.items():
-                signal.signal(which, handler)
-
-    def _request(self, number: int, frame: object) -> None:
-        if self.requested:
-            raise Stop(f"stopped by a second {signal.Signals(number).name}")
-        self.requested = True
-        log.warning("stopping after this batch; repeat the command to continue")
 
 
 @dataclass

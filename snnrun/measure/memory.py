@@ -96,8 +96,8 @@ class PeakMemory:
 
     On CUDA the peak of the allocated bytes. On the CPU of a Linux machine the high-water mark of
     the resident set (``VmHWM``, reset by writing 5 to ``clear_refs``, proc(5)) minus the resident
-    set when this object was made: make it before data and net. Elsewhere the metric is left out,
-    which is logged once.
+    set at the last ``reset``, plus the tensors named there: so neither libraries nor an earlier
+    run of the process are charged. Elsewhere the metric is left out, which is logged once.
     """
 
     def __init__(self, device: torch.device):
@@ -106,13 +106,16 @@ class PeakMemory:
         self.available = True
         try:
             self.reset()
-            self.baseline = 0 if device.type == "cuda" else _status_bytes("VmRSS")
         except (OSError, NotImplementedError) as error:
             self.available = False
             log.warning("peak memory is not measured on this machine: %s", error)
 
-    def reset(self) -> None:
-        """Forget the peak so far."""
+    def reset(self, resident: Iterable[Tensor] = ()) -> None:
+        """Forget the peak so far.
+
+        Args:
+            resident: what stands in memory throughout and is to be charged (weights, data).
+        """
         if not self.available:
             return
         if self.device.type == "cuda":
@@ -120,6 +123,8 @@ class PeakMemory:
         elif self.device.type == "cpu" and sys.platform == "linux":
             _return_free_pages()
             (PROC / "clear_refs").write_text("5")
+            sizes = {_key(t): t.untyped_storage().nbytes() for t in resident}
+            self.baseline = _status_bytes("VmRSS") - sum(sizes.values())
         else:
             raise NotImplementedError(f"no peak counter for {self.device.type} on {sys.platform}")
 
