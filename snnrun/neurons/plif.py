@@ -1,0 +1,106 @@
+"""Parametric LIF neuron: every layer learns its leak, and its threshold if asked to.
+
+u[t] = leak v[t-1] + gain I[t],  leak = σ(w) with one trained w per layer (Fang et al., ICCV 2021,
+arXiv 2007.05785, whose 1/τ is 1 - leak). The gradient is that of the surrogate graph, which the
+trained numbers are part of.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from snnrun.errors import require
+from snnrun.neurons.base import Neuron, SpikingNeuron
+from snnrun.neurons.lif import check_firing
+from snnrun.neurons.spike import spike
+from snnrun.neurons.surrogate import Surrogate
+
+
+@dataclass(kw_only=True)
+class PLIF(Neuron):
+    """Spec of the parametric LIF neuron; the keys are explained in conf/neuron/plif.yaml.
+
+    Raises:
+        ConfigError: for a value outside its range, naming the key.
+    """
+
+    leak: float
+    threshold: float
+    train_threshold: bool
+    reset: str
+    rest: float
+    surrogate: Surrogate
+    detach_reset: bool
+    fires_at_threshold: bool
+    decay_input: bool
+
+    def __post_init__(self) -> None:
+        require(0 < self.leak < 1, f"leak: {self.leak} is not strictly between 0 and 1")
+        check_firing(self.threshold, self.reset, self.rest, delay=0)
+        require(
+            not self.train_threshold or self.rest <= 0,
+            f"rest: {self.rest} is above 0, which a trained threshold may come down to",
+        )
+
+    def build(self) -> "PLIFNeuron":
+        """A new layer of these units, with a leak (and threshold) of its own."""
+        return PLIFNeuron(self)
+
+
+class PLIFNeuron(SpikingNeuron):
+    """A layer of these units: currents [T', B, ...] to spikes, 0 or 1, of the same shape.
+
+    Attributes:
+        spec: constants, and initial values of what is trained.
+        leak_logit: w; the layer keeps σ(w) of its membrane per step.
+        log_threshold: logarithm of the threshold, trained or not; so it stays positive.
+        membrane: [B, ...] after the last step's reset; None at the start of a sequence.
+    """
+
+    def __init__(self, spec: PLIF) -> None:
+        super().__init__()
+        self.spec = spec
+        self.leak_logit = nn.Parameter(torch.tensor(math.log(spec.leak / (1 - spec.leak))))
+        self.log_threshold: nn.Parameter | None = None
+        if spec.train_threshold:
+            self.log_threshold = nn.Parameter(torch.tensor(math.log(spec.threshold)))
+        self.membrane: Tensor | None = None
+
+    @property
+    def threshold(self) -> float:  # type: ignore[override]  # read only: it follows the parameter
+        """Present threshold."""
+        trained = self.log_threshold
+        return self.spec.threshold if trained is None else trained.exp().item()
+
+    def reset(self) -> None:
+        """Start a new sequence: the membrane is zero."""
+        self.membrane = None
+
+    def detach(self) -> None:
+        """Cut the graph at the present membrane."""
+        if self.membrane is not None:
+            self.membrane = self.membrane.detach()
+
+    def forward(self, current: Tensor) -> Tensor:
+        """Spikes [T', B, ...] of the next T' steps."""
+        spec, leak = self.spec, torch.sigmoid(self.leak_logit)
+        threshold = spec.threshold if self.log_threshold is None else self.log_threshold.exp()
+        v = torch.zeros_like(current[0]) if self.membrane is None else self.membrane
+        spikes = []
+        for x in current.unbind():
+            u = leak * v + ((1 - leak) * x if spec.decay_input else x)
+            s = spike(u - threshold, spec.surrogate, fires_at_zero=spec.fires_at_threshold)
+            fired = s.detach() if spec.detach_reset else s
+            if spec.reset == "hard":
+                v = u * (1 - fired) + spec.rest * fired
+            else:
+                v = u - (threshold - spec.rest) * fired
+            spikes.append(s)
+        self.membrane = v
+        return torch.stack(spikes)
+
+    def extra_repr(self) -> str:
+        """Leak and threshold, for printing the module."""
+        return f"leak={self.leak_logit.sigmoid().item():.4f}, threshold={self.threshold:.4f}"
