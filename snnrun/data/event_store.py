@@ -97,11 +97,11 @@ class EventStore:
         """All frames, uint8 [N,T,P,H,W]; None if a byte does not hold the counts."""
         shape = (len(self), self.timesteps, *self.shape)
         images = torch.empty(shape, dtype=torch.uint8, device=self.labels.device)
-        for part in torch.arange(len(self)).split(CHUNK):
-            counts = self.take(part)
-            if counts.numel() and counts.max() > MOST:
+        for begin in range(0, len(self), CHUNK):
+            counts = self.take(torch.arange(begin, min(begin + CHUNK, len(self))))
+            if counts.max() > MOST:
                 return None
-            images[part[0] : part[-1] + 1] = counts
+            images[begin : begin + CHUNK] = counts
         return images
 
     def _kept_as_events(self, device: torch.device) -> "EventStore":

@@ -51,11 +51,15 @@ class Events:
         """Addresses [E'], times [E'] and lengths [B] of some recordings, in the order given."""
         begin = self.offsets[recordings].tolist()
         end = self.offsets[[i + 1 for i in recordings]].tolist()
-        spans = list(zip(begin, end, strict=True))
+        spans = [(0, 0), *zip(begin, end, strict=True)]  # nothing can be joined only to nothing
         # Slices, not an index of all events: contiguous copies, and friendly to mapped files.
         address = torch.cat([self.address[a:b] for a, b in spans])
         time = torch.cat([self.time[a:b] for a, b in spans])
-        return address, time, torch.tensor([b - a for a, b in spans], device=address.device)
+        return (
+            address,
+            time,
+            torch.tensor([b - a for a, b in spans[1:]], dtype=torch.int64, device=address.device),
+        )
 
 
 class Collector:

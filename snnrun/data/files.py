@@ -69,11 +69,11 @@ def _zipped(path: Path, where: str) -> list[Entry]:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
-        size = path.stat().st_size
-        found = (
-            f"not a zip archive, or cut off, at {size} bytes{looks_like(path.open('rb').read(64))}"
-        )
-        found = found if size else "archive is 0 bytes (the host refused the download)"
+        with path.open("rb") as file:
+            start = file.read(64)
+        found = f"not a zip archive, or cut off, at {path.stat().st_size} bytes{looks_like(start)}"
+        if not start:
+            found = "archive is 0 bytes (the host refused the download)"
         raise DataError(
             f"{where}: {path.name}: {found}; file: {path}; fix: delete and fetch it again"
         ) from error
