@@ -13,6 +13,7 @@ HELP = f"""snnrun {__version__}: train spiking neural networks with any method, 
   snnrun train  [group=option ...] [key=value ...] [-m]  train one run; -m: every combination
   snnrun check  [group=option ...] [key=value ...]       say what would run, and what is missing
   snnrun eval   RUN [key=value ...]                      evaluate a finished run again
+  snnrun compare [key=value ...] [--baseline NAME]       finished runs side by side
   snnrun ls     GROUP                                    list methods, datasets, models, ...
   snnrun ui     [--store URI] [--port N]                 open the MLflow UI on train's store
 
@@ -121,4 +122,10 @@ def _eval(arguments: list[str]) -> None:
     evaluate(chosen.run, chosen.overrides)
 
 
-COMMANDS = {"eval": _eval, "ls": _ls, "ui": _ui}
+def _compare(arguments: list[str]) -> None:
+    from snnrun.report.command import command
+
+    command(arguments)
+
+
+COMMANDS = {"compare": _compare, "eval": _eval, "ls": _ls, "ui": _ui}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SQLITE = "sqlite:///"
+SQLITE = "sqlite:///"
 # Without it the UI opens on its page for language-model traces, where a training run shows nothing.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _PARAMS_PER_REQUEST = 100  # MLflow's limit
@@ -114,7 +114,7 @@ class RunLog:
         Raises:
             UserError: the store cannot be reached.
         """
-        with _reaching(self._client.tracking_uri):
+        with reaching(self._client.tracking_uri):
             self._client.log_artifact(self.run_id, str(path))
 
     def text(self, name: str, content: str) -> None:
@@ -123,7 +123,7 @@ class RunLog:
         Raises:
             UserError: the store cannot be reached.
         """
-        with _reaching(self._client.tracking_uri):
+        with reaching(self._client.tracking_uri):
             self._client.log_text(self.run_id, content, name)
 
     def tag(self, key: str, value: str) -> None:
@@ -132,7 +132,7 @@ class RunLog:
         Raises:
             UserError: the store cannot be reached.
         """
-        with _reaching(self._client.tracking_uri):
+        with reaching(self._client.tracking_uri):
             self._client.set_tag(self.run_id, key, value)
 
     def close(self) -> None:
@@ -199,7 +199,7 @@ class Store:
         """
         if parent_id:
             tags = {**tags, "mlflow.parentRunId": parent_id, "sweep": parent_id}
-        with _reaching(self.uri):
+        with reaching(self.uri):
             run = self._resume(run_id, tags) if run_id else self._create(name, tags)
             self._add_params(run, params)
             run_log = RunLog(self._client, run.info.run_id, self._history(run))
@@ -212,7 +212,7 @@ class Store:
             raise
         finally:
             run_log.close()
-        with _reaching(self.uri):
+        with reaching(self.uri):
             self._client.set_terminated(run_log.run_id, "FINISHED")
 
     def open_parent(self, key: str, name: str, tags: dict[str, str]) -> str:
@@ -222,7 +222,7 @@ class Store:
             UserError: the store cannot be reached.
         """
         runs = self._tagged("sweep_key", key)
-        with _reaching(self.uri):
+        with reaching(self.uri):
             if runs:
                 return self._resume(runs[0].info.run_id, tags).info.run_id
             return self._create(name, {**tags, "sweep_key": key}).info.run_id
@@ -233,7 +233,7 @@ class Store:
         Raises:
             UserError: the store cannot be reached.
         """
-        with _reaching(self.uri):
+        with reaching(self.uri):
             self._client.set_terminated(run_id, status)
 
     def children(self, parent_id: str) -> list[tuple[str, str]]:
@@ -242,13 +242,13 @@ class Store:
         Raises:
             UserError: the store cannot be reached.
         """
-        with _reaching(self.uri):
+        with reaching(self.uri):
             everywhere = [e.experiment_id for e in self._client.search_experiments()]
         runs = self._tagged("sweep", parent_id, everywhere)
         return [(run.info.run_name, run.info.status) for run in runs]
 
     def _tagged(self, key: str, value: str, experiments: list[str] | None = None) -> list["Run"]:
-        with _reaching(self.uri):
+        with reaching(self.uri):
             return self._client.search_runs(
                 experiments or [self._experiment_id],
                 f"tags.{key} = '{value}'",
@@ -282,7 +282,7 @@ class Store:
     def _abandon(self, run_log: RunLog, status: str) -> None:
         """Close a run whose body raised; a store that is away must not hide that exception."""
         try:
-            with _reaching(self.uri):
+            with reaching(self.uri):
                 self._client.set_terminated(run_log.run_id, status)
         except UserError as error:
             log.warning("Run %s could not be marked %s: %s", run_log.run_id, status, error)
@@ -294,9 +294,9 @@ def resolve_uri(uri: str | None, launch_dir: Path) -> str:
     Raises:
         ConfigError: a folder (MLflow's old file store) or a SQLite address without a file.
     """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
-    if uri.startswith(_SQLITE) and len(uri) > len(_SQLITE):
-        return _SQLITE + (launch_dir.resolve() / uri.removeprefix(_SQLITE)).as_posix()
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    if uri.startswith(SQLITE) and len(uri) > len(SQLITE):
+        return SQLITE + (launch_dir.resolve() / uri.removeprefix(SQLITE)).as_posix()
     if uri.startswith(("sqlite", "file:")) or not ("://" in uri or uri == "databricks"):
         raise ConfigError(
             f"tracking.uri: {uri!r} is neither sqlite:///<file> nor a server such as "
@@ -316,10 +316,10 @@ def prepare(tracking: Tracking, launch_dir: Path) -> Store:
     uri = resolve_uri(tracking.uri, launch_dir)
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    if not uri.startswith(_SQLITE):
+    if not uri.startswith(SQLITE):
         with _impatient():
             return _open(uri, tracking.experiment, artifacts=None)
-    database = Path(uri.removeprefix(_SQLITE))
+    database = Path(uri.removeprefix(SQLITE))
     # Two processes that both find an empty database both migrate it, and one dies.
     with _sole_user(database):
         return _open(uri, tracking.experiment, artifacts=database.parent / "mlartifacts")
@@ -330,7 +330,7 @@ def _open(uri: str, experiment: str, artifacts: Path | None) -> Store:
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # two lines per new store
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line per attempt
-    with _reaching(uri):
+    with reaching(uri):
         client = MlflowClient(tracking_uri=uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
@@ -376,7 +376,7 @@ def _impatient() -> Iterator[None]:
 
 
 @contextmanager
-def _reaching(uri: str) -> Iterator[None]:
+def reaching(uri: str) -> Iterator[None]:
     """Turn a failure of the store (ImportError: its driver is missing) into one line."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -386,5 +386,5 @@ def _reaching(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, ImportError) as error:
         reason = cause(error, handled)
-        hint = "" if uri.startswith(_SQLITE) else "; start it, or set tracking.uri=null"
+        hint = "" if uri.startswith(SQLITE) else "; start it, or set tracking.uri=null"
         raise UserError(f"tracking: {uri} refuses or is not there ({reason}){hint}") from error

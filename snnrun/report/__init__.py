@@ -1,0 +1,1 @@
+"""What people look at after training: tables, pictures, one HTML file."""
