@@ -43,6 +43,17 @@ def test_gradient_of_the_weight_is_the_scale_times_that_of_batch_norm(x):
     torch.testing.assert_close(ours.bias.grad, theirs.bias.grad)
 
 
+def test_under_sgd_the_gain_moves_with_the_square_of_the_scale(x):
+    """The effective gain is scale * weight; batch norm started at the scale moves it by lr * g."""
+    ours, theirs = TimeBatchNorm(6, scale=SCALE), nn.BatchNorm2d(6)
+    nn.init.constant_(theirs.weight, SCALE)
+    for bn in (ours, theirs):
+        bn(x).sin().sum().backward()
+        torch.optim.SGD(bn.parameters(), lr=0.01).step()
+    moved = SCALE * (ours.weight - 1)
+    torch.testing.assert_close(moved, SCALE**2 * (theirs.weight - SCALE))
+
+
 def test_statistics_do_not_depend_on_the_order_of_time(x):
     a, b = TimeBatchNorm(6, scale=1.0), TimeBatchNorm(6, scale=1.0)
     a(x), b(x.flip(0))
