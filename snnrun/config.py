@@ -35,7 +35,7 @@ BASES = {
     "model": "snnrun.models.base.Model",
     "hardware": "snnrun.hardware.Hardware",
 }
-TOP = ("seed", "epochs", "eval_every", "output_dir", "progress", "tracking", *BASES)
+TOP = ("seed", "epochs", "eval_every", "init_from", "output_dir", "progress", "tracking", *BASES)
 # What changes neither the weights nor the figures measured on them; precision does.
 NOT_IN_HASH = ("hardware", "tracking", "output_dir", "progress", "experiment")
 WHERE_DATA_IS = ("root", "download", "cache_dir", "resident_limit_mib")
@@ -59,6 +59,8 @@ class RunSpec:
     hardware: "Hardware"
     tracking: "Tracking"
     norm: str
+    init_from: Path | None
+    source: str | None  # spec hash of the run in init_from
     tree: dict[str, Any]
 
     @property
@@ -73,6 +75,9 @@ class RunSpec:
         tree = {k: v for k, v in self.tree.items() if k not in NOT_IN_HASH}
         tree["dataset"] = {k: v for k, v in tree["dataset"].items() if k not in WHERE_DATA_IS}
         tree["precision"] = self.hardware.precision
+        del tree["init_from"]  # a place; what counts is what was computed there
+        if self.source is not None:
+            tree["init_from"] = self.source
         text = json.dumps(tree, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -88,6 +93,7 @@ def build(cfg: DictConfig) -> RunSpec:
     Raises:
         ConfigError: naming the key, what was found and what is accepted.
     """
+    from snnrun.inheritance import identity
     from snnrun.tracking import Tracking
 
     tree = _resolved(cfg)
@@ -97,11 +103,14 @@ def build(cfg: DictConfig) -> RunSpec:
     _check_values(tree)
     norm = _fit(groups["method"], groups["model"])
     neuron = groups["method"].neuron(groups["neuron"])
+    init_from = Path(tree["init_from"]).resolve() if tree["init_from"] else None
     return RunSpec(
         **{key: tree[key] for key in ("seed", "epochs", "eval_every", "progress")},
         output_dir=Path(tree["output_dir"]).resolve(),
         tracking=tracking,
         norm=norm,
+        init_from=init_from,
+        source=None if init_from is None else identity(init_from),
         tree=tree,
         **{**groups, "neuron": neuron},
     )
@@ -204,6 +213,11 @@ def _check_values(tree: dict[str, Any]) -> None:
         )
     folder = tree["output_dir"]
     require(isinstance(folder, str), f"output_dir: {folder!r} is not the name of a folder")
+    source = tree["init_from"]
+    require(
+        source is None or isinstance(source, str),
+        f"init_from: {source!r} is not null or the folder of a finished run",
+    )
     choice("progress", str(tree["progress"]), ("auto", "plain", "off"))
 
 

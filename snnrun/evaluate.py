@@ -8,9 +8,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from snnrun import checkpoint, evaluation
+from snnrun import evaluation
 from snnrun.config import RunSpec, build, explain
 from snnrun.errors import ConfigError, UserError, require
+from snnrun.inheritance import load_best
 from snnrun.measure.memory import PeakMemory
 from snnrun.run import batches, build_net
 from snnrun.terminal import Display
@@ -27,6 +28,7 @@ def load_spec(folder: Path, overrides: list[str]) -> RunSpec:
     if not file.is_file():
         raise UserError(f"{folder} is not a run's folder: it has no config.yaml")
     config = cast(DictConfig, OmegaConf.load(file))
+    config.init_from = None  # what it started from is in its checkpoint by now
     OmegaConf.set_struct(config, True)
     try:
         for change in OverridesParser.create().parse_overrides(overrides):
@@ -48,11 +50,7 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
     spec.hardware.prepare(spec.seed)
     memory = PeakMemory(device)
     net, plain = build_net(spec, device)
-    try:
-        net.load_state_dict(checkpoint.load(folder / "best.pt")["net"])
-    except RuntimeError as error:  # torch lists every tensor; the first says enough
-        reason = str(error).splitlines()[1].strip()
-        raise ConfigError(f"the weights in {folder} do not fit this net: {reason}") from error
+    load_best(net, folder)
     splits = spec.dataset.load(spec.seed, device, spec.method.timesteps)
     test = batches(spec, splits.test, training=False)
     metrics = evaluation.test(plain, spec.method, test, spec.hardware.energy, memory)

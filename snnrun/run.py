@@ -19,6 +19,7 @@ from snnrun.data.batcher import Batcher
 from snnrun.data.store import Samples
 from snnrun.errors import UserError
 from snnrun.folders import made, unwritable
+from snnrun.inheritance import load_best
 from snnrun.interrupt import Interrupt
 from snnrun.loop import Loop
 from snnrun.measure.health import Health
@@ -69,6 +70,8 @@ def execute(spec: RunSpec) -> float:
     spec.hardware.prepare(spec.seed)
     memory = PeakMemory(device)
     net, plain = build_net(spec, device)
+    if spec.init_from is not None:
+        load_best(net, spec.init_from)
     with _claim(spec.folder, display):
         store = prepare(spec.tracking, Path.cwd())
         found = store.find(spec.hash)
