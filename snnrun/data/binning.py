@@ -64,7 +64,7 @@ class Binning:
             at = at.round() if self.rounding == "round" else at.floor()
             return at.long().clamp_(max=timesteps)
         if self.compat == "none" and self.duration_ms is not None:
-            at = (time.double() * timesteps / (self.duration_ms * 1e3)).floor_()
+            at = time.double().mul_(timesteps).div_(self.duration_ms * 1e3)
             return at.long().clamp_(max=timesteps - 1)
         return self._own_length(time.long(), first, lengths, timesteps)
 
@@ -107,10 +107,13 @@ def frames(
     Returns:
         float32 [B, T, F]; counts, so exact up to 2^24.
     """
-    batch = len(lengths)
-    sample = torch.arange(batch, device=address.device).repeat_interleave(lengths)
-    # A step more than asked for would cost a copy to cut off; events outside add 0 instead.
-    counted = (steps < timesteps).float()
-    index = (sample * timesteps + steps.clamp(max=timesteps - 1)) * cells + address
-    flat = torch.zeros(batch * timesteps * cells, device=address.device)
-    return flat.scatter_add_(0, index, counted).view(batch, timesteps, cells)
+    batch, clip = len(lengths), timesteps * cells
+    start = torch.arange(0, batch * clip, clip, device=address.device)
+    index = start.repeat_interleave(lengths).add_(address).add_(steps, alpha=cells)
+    flat = torch.zeros(batch * clip, device=address.device)
+    counted = steps < timesteps
+    # Most often nothing is dropped, and the copies need not be made.
+    if not counted.all():
+        index = index[counted]
+    ones = torch.ones(1, device=address.device).expand(len(index))
+    return flat.scatter_add_(0, index, ones).view(batch, timesteps, cells)

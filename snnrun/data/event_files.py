@@ -125,7 +125,7 @@ class FileEvents(EventDataset):
 
     def _listed(self, source: Path, split: str) -> list[Recording]:
         problems, found = Problems(), []
-        for entry in entries(source, f"{self.name}/{split}"):
+        for entry in entries(source, self.name):
             if (match := self.pattern.search(entry.path)) is None:
                 continue
             placed = self.place(match)

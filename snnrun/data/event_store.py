@@ -13,7 +13,7 @@ from snnrun.data.store import Key, Samples, Store
 
 log = logging.getLogger(__name__)
 
-CHUNK = 64  # recordings made frames at once; larger chunks fall out of the cache
+CHUNK = 8  # recordings made frames at once; larger chunks fall out of the cache
 MOST = 255  # events per cell and step that a byte holds
 
 
@@ -58,6 +58,14 @@ class EventStore:
     def take(self, index: Tensor) -> Tensor:
         """Frames [B,T,P,H,W], float32, of the samples at `index` [B]."""
         recordings = self.index[index.to(self.index.device)].tolist()
+        shape = (self.timesteps, *self.shape)
+        clips = torch.empty(len(recordings), *shape, device=self.labels.device)
+        for begin in range(0, len(recordings), CHUNK):
+            here = slice(begin, begin + CHUNK)
+            clips[here] = self._frames(recordings[here]).view(-1, *shape)
+        return clips
+
+    def _frames(self, recordings: list[int]) -> Tensor:
         # From a mapped file they come to the CPU first.
         parts = (part.to(self.labels.device) for part in self.events.part(recordings))
         address, time, lengths = parts
@@ -69,7 +77,7 @@ class EventStore:
             counts.clamp_(max=1)
         elif self.values == "max":
             counts /= counts.amax(2, keepdim=True).clamp_(min=1)
-        return counts.view(len(recordings), self.timesteps, *self.shape)
+        return counts
 
     def select(self, index: Tensor, device: torch.device) -> Samples:
         """The samples at `index` [M], for training on a device.
