@@ -43,28 +43,36 @@ def forward(
 def backward(
     kept: tuple[Tensor, ...], grad_spikes: Tensor, grad_membrane: Tensor, p: LIFParameters
 ) -> tuple[Tensor, Tensor]:
-    """Gradient as in `eager.backward`, from what `forward` kept."""
+    """Gradient as in `eager.backward`, from what `forward` kept.
+
+    All steps of an expanded current are one place in memory, of which only the sum of their
+    gradients is meant: it comes back as T' equal shares, expanded too.
+    """
     current, membrane = kept
-    grad_current = torch.empty(current.shape, dtype=current.dtype)
+    rows, hop = _steps(current)
+    grad_current = torch.empty(
+        (len(current) if hop else 1, *current.shape[1:]), dtype=current.dtype
+    )
     grad_before = grad_membrane.clone(memory_format=torch.contiguous_format)
-    steps, hop = _steps(current)
     start = membrane.detach().contiguous().numpy().reshape(-1)
     above, above_hop = _steps(grad_spikes)
-    out, carried = grad_current.numpy().reshape(len(current), -1), grad_before.numpy().reshape(-1)
+    out, carried = grad_current.numpy().reshape(len(rows), -1), grad_before.numpy().reshape(-1)
     constants, code = _constants(p, start.dtype), CODES[p.surrogate.name]
     _split(
         start.size,
         lambda lo, hi: _backward(
-            steps, hop, start, above, above_hop, carried, out, constants, code, lo, hi
+            len(current), rows, hop, start, above, above_hop, carried, out, constants, code, lo, hi
         ),
     )
+    if not hop:
+        grad_current = grad_current.div_(len(current)).expand(current.shape)
     return grad_current, grad_before
 
 
 def _steps(x: Tensor) -> tuple[np.ndarray, int]:
     """The values as rows of one step each, and how many rows to go on per step (0: expanded)."""
     x = x.detach()
-    expanded = x.stride(0) == 0
+    expanded = x.stride(0) == 0 and len(x) > 1
     rows = (x[:1] if expanded else x).contiguous()
     return rows.numpy().reshape(len(rows), -1), 0 if expanded else 1
 
@@ -123,6 +131,7 @@ def _forward(
 
 @compiled
 def _backward(
+    steps: int,
     current: np.ndarray,
     hop: int,
     membrane: np.ndarray,
@@ -136,20 +145,29 @@ def _backward(
     hi: int,
 ) -> None:
     width, cutoff = constants[7], constants[8]
-    potentials = np.empty((grad_current.shape[0], BLOCK), membrane.dtype)
+    potentials = np.empty((steps, BLOCK), membrane.dtype)
     scratch, slope = np.empty(BLOCK, membrane.dtype), np.empty(BLOCK, membrane.dtype)
     for start in range(lo, hi, BLOCK):
         stop = min(start + BLOCK, hi)
         x = scratch[: stop - start]
         x[:] = membrane[start:stop]
         _integrate(current, hop, start, x, potentials, constants)
-        for t in range(grad_current.shape[0] - 1, -1, -1):
+        for t in range(steps - 1, -1, -1):
             _distances(potentials[t], constants, x)
             slopes(code, x, width, slope)
             if cutoff < np.inf:
                 cut(x, cutoff, slope)
-            above, out = grad_spikes[t * grad_hop, start:stop], grad_current[t, start:stop]
+            above = grad_spikes[t * grad_hop, start:stop]
+            out = grad_current[t, start:stop] if hop else x
             _step_back(potentials[t], slope, above, carried[start:stop], out, constants)
+            if not hop:
+                _add(x, grad_current[0, start:stop], t == steps - 1)
+
+
+@compiled
+def _add(x: np.ndarray, total: np.ndarray, first: bool) -> None:
+    for j in range(x.size):
+        total[j] = x[j] if first else total[j] + x[j]
 
 
 @compiled

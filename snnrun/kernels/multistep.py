@@ -36,6 +36,12 @@ def lif(current: Tensor, state: State | None, parameters: LIFParameters) -> tupl
         spikes, state = lif(current.float(), state, parameters)
         return spikes.to(current.dtype), state
     state = _started(current, state, parameters)
+    if _channels_last(current):  # the kernels see plain rows, the caller's layout is kept
+        inner = State(*(None if x is None else x.movedim(1, -1) for x in state))
+        spikes, after = lif(current.movedim(2, -1), inner, parameters)
+        return spikes.movedim(-1, 2), State(
+            *(None if x is None else x.movedim(-1, 1) for x in after)
+        )
     held = None
     if state.held is not None:
         held = current[-1]
@@ -55,6 +61,14 @@ def _backend(current: Tensor) -> ModuleType:
 
         return cpu
     return eager
+
+
+def _channels_last(current: Tensor) -> bool:
+    """Whether the maps [T', B, C, H, W] lie in memory with their channels innermost."""
+    if current.dim() != 5 or current.is_contiguous():
+        return False
+    frame = current[0]
+    return not frame.is_contiguous() and frame.is_contiguous(memory_format=torch.channels_last)
 
 
 def _started(current: Tensor, state: State | None, parameters: LIFParameters) -> State:

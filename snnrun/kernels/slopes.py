@@ -29,13 +29,23 @@ CODES = {
 
 def compiled(function: Callable[..., None]) -> Any:
     """Compile on first use, keeping the machine code on disk where there is a place for it."""
+    return _compiled(function)
+
+
+def contracted(function: Callable[..., None]) -> Any:
+    """`compiled`, with multiply and add rounded once: faster, not bit by bit what torch does."""
+    return _compiled(function, fastmath={"contract"})
+
+
+def _compiled(function: Callable[..., None], **how: Any) -> Any:
+    how |= {"nogil": True, "error_model": "numpy"}
     try:
-        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+        return numba.njit(cache=True, **how)(function)
     except RuntimeError:  # neither the package nor the user's cache folder can be written
-        return numba.njit(nogil=True, error_model="numpy")(function)
+        return numba.njit(**how)(function)
 
 
-@compiled
+@contracted
 def slopes(code: int, x: np.ndarray, w: float, out: np.ndarray) -> None:
     """Write h(x) of the surrogate of this code and width w into out; x and out are [n]."""
     zero, half, one = x.dtype.type(0), x.dtype.type(0.5), x.dtype.type(1)
@@ -59,7 +69,7 @@ def slopes(code: int, x: np.ndarray, w: float, out: np.ndarray) -> None:
         _smooth_tails(code, x, w, out)
 
 
-@compiled
+@contracted
 def _smooth_tails(code: int, x: np.ndarray, w: float, out: np.ndarray) -> None:
     half, one = x.dtype.type(0.5), x.dtype.type(1)
     if code == 4:
@@ -81,7 +91,7 @@ def _smooth_tails(code: int, x: np.ndarray, w: float, out: np.ndarray) -> None:
         _exponential(out[: x.size], peak)
 
 
-@compiled
+@contracted
 def _exponential(x: np.ndarray, peak: float) -> None:
     """Turn x <= 0 into peak * exp(x), in place, with a relative error of 2 roundings at most.
 
@@ -89,27 +99,40 @@ def _exponential(x: np.ndarray, peak: float) -> None:
     Here exp(y) = 2^n exp(r) with y = n ln 2 + r and abs r <= ln 2 / 2; a Taylor sum gives exp(r)
     and the bits of n the power, so the loop vectorises. Below the last normal number y is held.
     """
-    kind = x.dtype.type
-    half, one = kind(0.5), kind(1)
-    single = one + kind(1e-12) == one  # known when compiling, so that both loops below unroll
-    lowest = kind(-87) if single else kind(-707)
-    terms = 7 if single else 13
-    bits = 7 if single else 10
-    ln2_high = kind(0.693359375) if single else kind(6.93147180369123816490e-01)
-    ln2_low = kind(-2.12194440e-4) if single else kind(1.90821492927058770002e-10)
+    if x.itemsize == 4:
+        _exponential_single(x, peak)
+    else:
+        _exponential_double(x, peak)
+
+
+@contracted
+def _exponential_single(x: np.ndarray, peak: float) -> None:
+    half, one = np.float32(0.5), np.float32(1)
     for j in range(x.size):
-        y = max(x[j], lowest)
-        n = np.floor(y * kind(1.4426950408889634) + half)
-        r = (y - n * ln2_high) - n * ln2_low
-        value = one
-        for k in range(terms, 0, -1):
-            value = one + value * r * (one / kind(k))
-        halvings, factor = np.int32(-n), half
-        for b in range(bits):
-            if halvings & (1 << b):
-                value *= factor
-            factor *= factor
-        x[j] = peak * value
+        y = max(np.float32(x[j]), np.float32(-87))
+        n = np.floor(y * np.float32(1.4426950408889634) + half)
+        r = (y - n * np.float32(0.693359375)) - n * np.float32(-2.12194440e-4)
+        value = np.float32(1 / 5040) * r + np.float32(1 / 720)
+        value = value * r + np.float32(1 / 120)
+        value = value * r + np.float32(1 / 24)
+        value = value * r + np.float32(1 / 6)
+        value = (value * r + half) * r + one
+        value = value * r + one
+        power = np.int32((np.int32(n) + 127) << 23).view(np.float32)
+        x[j] = peak * (value * power)
+
+
+@contracted
+def _exponential_double(x: np.ndarray, peak: float) -> None:
+    for j in range(x.size):
+        y = max(float(x[j]), -707.0)
+        n = np.floor(y * 1.4426950408889634 + 0.5)
+        r = (y - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10
+        value = 1.0
+        for k in range(13, 0, -1):  # unrolled
+            value = 1.0 + value * (r * (1.0 / k))
+        power = np.int64((np.int64(n) + 1023) << 52).view(np.float64)
+        x[j] = peak * (value * power)
 
 
 @compiled

@@ -1,9 +1,10 @@
 """Weighted connections: a linear op with its normalisation, applied to every step of a chunk."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from snnrun.kits.norm import TimeBatchNorm
 
@@ -36,6 +37,20 @@ def apply(op: Op, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def is_static(x: Tensor) -> bool:
     """Whether a chunk [T', ...] is one frame seen T' times (an expanded view)."""
     return x.shape[0] > 1 and x.stride(0) == 0
+
+
+class _Repeat(Function):
+    """One frame [1, ...] seen T' times; a gradient that is expanded, too, is not read T' times."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, steps: int) -> Tensor:
+        return x.expand(steps, *x.shape[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        if is_static(grad):
+            return grad[:1] * len(grad), None
+        return grad.sum(0, keepdim=True), None
 
 
 class Synapse(nn.Module):
@@ -75,7 +90,8 @@ class Synapse(nn.Module):
         y = apply(self.op, self.flat(x), weight, bias)
         if self.norm is not None:
             y = self.norm(y, repeats)
-        return y.unflatten(0, x.shape[:2]).expand(steps, *(-1,) * y.dim())
+        y = y.unflatten(0, x.shape[:2])
+        return y if repeats == 1 else cast(Tensor, _Repeat.apply(y, steps))
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of one plain op equal to this synapse in evaluation mode."""
