@@ -3,6 +3,7 @@
 import platform
 import socket
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def tags(spec: "RunSpec", device: torch.device) -> dict[str, str]:
     """What a run is found and compared by."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "spec_hash": spec.hash,
         "method": spec.method.name,
@@ -34,6 +35,16 @@ def tags(spec: "RunSpec", device: torch.device) -> dict[str, str]:
         **({"init_from": spec.source} if spec.source else {}),
         **git_tags(),
     }
+
+
+def _processor() -> str:
+    """Model of the CPU where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())
 
 
 def git_tags() -> dict[str, str]:

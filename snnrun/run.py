@@ -25,6 +25,7 @@ from snnrun.loop import Loop
 from snnrun.measure.health import Health
 from snnrun.measure.latency import StepTimer
 from snnrun.measure.memory import PeakMemory
+from snnrun.measure.neighbours import Neighbours
 from snnrun.measure.tally import Tally
 from snnrun.models.network import Network
 from snnrun.terminal import Display
@@ -39,6 +40,7 @@ class Progress:
     batch: int = 0
     best: float = -1.0
     best_epoch: int = 0
+    jobs: int = 1  # most runs seen on the device at once
     tally: dict[str, Any] | None = None
     figures: dict[str, float] = field(default_factory=dict)
 
@@ -152,6 +154,7 @@ class Run:
         self.spec, self.device, self.display = spec, device, display
         self.plain = plain
         self.interrupt = Interrupt()
+        self.neighbours = Neighbours(device)
         self.progress = Progress()
         self.splits: Splits = spec.dataset.load(spec.seed, device, spec.method.timesteps)
         self.loop = Loop(
@@ -180,8 +183,9 @@ class Run:
             run_id=run_id,
             parent_id=os.environ.get("SNNRUN_PARENT_RUN"),
         )
-        with how as run_log, self.interrupt.listening():
+        with how as run_log, self.interrupt.listening(), self.neighbours.present():
             state = self._resume()
+            self._count_jobs()
             if state is None:
                 self._describe(run_log)
             else:
@@ -217,8 +221,12 @@ class Run:
             metrics = tally.metrics("train") | {"latency/epoch_s": time.perf_counter() - started}
             self._end_epoch(run_log, metrics)
 
+    def _count_jobs(self) -> None:
+        self.progress.jobs = max(self.progress.jobs, self.neighbours.look())
+
     def _end_epoch(self, run_log: RunLog, metrics: dict[str, float]) -> None:
         loop, progress = self.loop, self.progress
+        self._count_jobs()
         metrics |= loop.memory.metrics("train") | loop.saved | loop.timer.metrics()
         epoch = progress.epoch
         progress.epoch, progress.batch, progress.tally = epoch + 1, 0, None
@@ -250,7 +258,9 @@ class Run:
         test = batches(spec, self.splits.test, training=False)
         metrics = evaluation.test(self.plain, spec.method, test, spec.hardware.energy, loop.memory)
         run_log.metrics(metrics, step=spec.epochs)
-        for key, value in loop.health.tags().items():
+        self._count_jobs()
+        tags = loop.health.tags() | {"jobs_per_device": str(self.progress.jobs)}
+        for key, value in tags.items():
             run_log.tag(key, value)
         run_log.artifact(self.last)
         run_log.artifact(self.best)

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 
@@ -45,6 +46,11 @@ def notes(table: Table) -> list[str]:
     return lines
 
 
+def filled(table: Table) -> list[Column]:
+    """Columns that hold anything; a net without spikes has none of them."""
+    return [column for column in COLUMNS if any(column.key in row.cells for row in table.rows)]
+
+
 def marked(table: Table) -> list[Row]:
     """Rows with a footnote, in the order of their numbers."""
     return [row for row in table.rows if row.foreign or row.mixed]
@@ -73,7 +79,7 @@ def written(cell: Cell | None, column: Column, *, apart: str) -> str:
 
 def _parts(table: Table, console: Console) -> list[list[Column]]:
     parts: list[list[Column]] = [[]]
-    for column in COLUMNS:
+    for column in filled(table):
         wider = _rich(table, [*parts[-1], column])
         # Measured in a terminal without limits: rich would else fold instead of telling.
         options = console.options.update(width=10_000)
@@ -93,7 +99,8 @@ def _rich(table: Table, columns: list[Column]) -> RichTable:
     for row in table.rows:
         note = f" [{numbers[id(row)]}]" if id(row) in numbers else ""
         figures = [_styled(row.cells.get(column.key), column) for column in columns]
-        rich.add_row(*row.settings.values(), f"{row.seeds}{note}", *figures)
+        settings = [escape(value) for value in row.settings.values()]
+        rich.add_row(*settings, f"{row.seeds}{note}", *figures)
     return rich
 
 

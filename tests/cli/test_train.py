@@ -151,6 +151,8 @@ def test_sweep_with_two_workers_on_a_fresh_store(snnrun):
     assert sorted(runs.values()) == [
         (f"{method}-mlp-T4-s{seed}", "FINISHED") for method in ("bptt", "tet") for seed in (0, 1)
     ]
+    jobs = "select max(value) from tags where key = 'jobs_per_device'"
+    assert snnrun.query(jobs) == [("2",)]
 
 
 def test_failing_job_leaves_the_others_and_is_listed(snnrun):
@@ -169,6 +171,7 @@ LIGHT = {
     "sub-commands": (["-sc", "query=bash"], {"COMP_LINE": "snnrun tr"}, "train"),
     "install": (["-sc", "install=bash"], {}, "-F hydra_bash_completion snnrun\n"),
     "ui": (["ui", "--help"], {}, "--store"),
+    "compare": (["compare", "--help"], {}, "--baseline"),
 }
 
 
