@@ -39,7 +39,8 @@ def partial(path: Path) -> None:
             "check", "nmnist", partial, "error: 2 problems",
             "nmnist/train: 1 of 60000 recordings; fix: fetch the rest, or dataset.allow_partial",
         ),
-        ("train", "nmnist", mail, "error: nmnist: data.zip: not a zip archive, or cut off, at 26 bytes; looks like an HTML", ""),
+        ("train", "nmnist", mail, "error: nmnist: data.zip: not a zip archive",
+            "at 26 bytes; looks like an HTML page, the download probably failed"),
     ],
 )  # fmt: skip
 def test_one_clear_line_exit_code_one_and_nothing_created(
