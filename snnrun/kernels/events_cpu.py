@@ -4,6 +4,7 @@ Samples are shared out to the threads; each has its own weight gradient, added u
 results of the forward pass do not depend on the number of threads.
 """
 
+from functools import partial
 from typing import Any
 
 import numba
@@ -18,15 +19,17 @@ BLOCK = 32  # units looked at together for a potential near the threshold
 NO_SYNAPSE = -1.0
 
 
-def compiled(function: Any, *, reassociate: bool = False) -> Any:
-    """Compile on first use; on disk where possible; sums in any order if ``reassociate``."""
-    flags: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    if reassociate:
-        flags["fastmath"] = {"reassoc", "contract"}  # sums in vector registers
+def compiled(function: Any, **flags: Any) -> Any:
+    """Compile on first use, keeping the machine code on disk where there is a place for it."""
+    flags |= {"nogil": True, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **flags)(function)
     except RuntimeError:  # neither the package nor the user's cache folder can be written
         return numba.njit(**flags)(function)
+
+
+# Sums in any order, hence in vector registers.
+compiled_sums = partial(compiled, fastmath={"reassoc", "contract"})
 
 
 def gather(x: Tensor) -> Events | None:
@@ -284,17 +287,7 @@ def _read(
                     logits[b, c], at[b, c] = o[c], t
 
 
-def _dot_source(a: np.ndarray, b: np.ndarray) -> float:
-    total = a.dtype.type(0)
-    for j in range(a.size):
-        total += a[j] * b[j]
-    return total
-
-
-_dot = compiled(_dot_source, reassociate=True)
-
-
-@compiled
+@compiled_sums
 def _backward(
     spike_index: np.ndarray,
     spike_start: np.ndarray,
@@ -315,7 +308,7 @@ def _backward(
 ) -> None:
     units = weight.shape[1]
     membrane, current = np.empty(units, weight.dtype), np.empty(units, weight.dtype)
-    delta = membrane if synapse < 0 else current
+    delta, zero = membrane if synapse < 0 else current, weight.dtype.type(0)
     for b in range(lo, hi):
         membrane[:] = 0
         current[:] = 0
@@ -336,8 +329,11 @@ def _backward(
                 for j in range(units):
                     membrane[j] += drive[b, j]
             for e in range(spike_start[row], spike_start[row + 1]):
-                out = grad_weight[spike_index[e]]
+                i = spike_index[e]
                 for j in range(units):
-                    out[j] += delta[j]
+                    grad_weight[i, j] += delta[j]
             for e in range(active_start[row], active_start[row + 1]):
-                grad_in[e] = _dot(weight[active_index[e]], delta)
+                i, total = active_index[e], zero
+                for j in range(units):
+                    total += weight[i, j] * delta[j]
+                grad_in[e] = total
