@@ -111,8 +111,9 @@ def _ui(arguments: list[str]) -> None:
 def _eval(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="snnrun eval",
-        description="Evaluate the best checkpoint of a run on the test set.",
-        epilog="example: snnrun eval outputs/0123456789abcdef method.timesteps=8",
+        description="Evaluate the best checkpoint of a run on the test set. A key with several "
+        "values gives one table, and a csv and a picture in the run's folder.",
+        epilog="example: snnrun eval outputs/0123456789abcdef method.timesteps=1,2,4,8",
     )
     parser.add_argument("run", type=Path, help="the run's folder, as printed at its end")
     parser.add_argument("overrides", nargs="*", help="key=value, e.g. method.timesteps=8")

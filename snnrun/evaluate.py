@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from snnrun import evaluation
 from snnrun.config import RunSpec, build, explain
+from snnrun.curve import Curve
 from snnrun.errors import ConfigError, UserError, require
 from snnrun.inheritance import load_best
 from snnrun.measure.memory import PeakMemory
@@ -43,9 +44,47 @@ def load_spec(folder: Path, overrides: list[str]) -> RunSpec:
         raise ConfigError(explain(error)) from error
 
 
-def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
-    """Print and return the test metrics of the best checkpoint in a run's folder."""
-    spec = load_spec(folder, overrides)
+def evaluate(folder: Path, overrides: list[str]) -> list[dict[str, float]]:
+    """Print and return the test metrics of the best checkpoint in a run's folder.
+
+    An override with several values, ``method.timesteps=1,2,4``, gives one evaluation for each; they
+    are shown as one table, and written as csv and picture to the run's folder.
+    """
+    key, choices = variants(overrides)
+    specs = {value: load_spec(folder, changes) for value, changes in choices.items()}
+    figures = {value: measure(spec, folder) for value, spec in specs.items()}
+    if key:
+        curve = Curve(key, figures)
+        curve.show()
+        curve.write(folder)
+    else:
+        (spec,) = specs.values()
+        Display("plain", spec.epochs).summary(f"{spec.name} on the test set", figures[""], [])
+    return list(figures.values())
+
+
+def variants(overrides: list[str]) -> tuple[str, dict[str, list[str]]]:
+    """The key with several values, and the overrides of each; ``""`` without such a key.
+
+    Raises:
+        ConfigError: several keys have several values, or one is no override.
+    """
+    try:
+        changes = OverridesParser.create().parse_overrides(overrides)
+    except HydraException as error:
+        raise ConfigError(explain(error)) from error
+    swept = [change for change in changes if change.is_sweep_override()]
+    if not swept:
+        return "", {"": overrides}
+    names = ", ".join(change.key_or_group for change in swept)
+    require(len(swept) == 1, f"only one key can have several values here, not {names}")
+    rest = [str(change.input_line) for change in changes if change is not swept[0]]
+    values = [str(value) for value in swept[0].sweep_string_iterator()]
+    return names, {value: [*rest, f"{names}={value}"] for value in values}
+
+
+def measure(spec: RunSpec, folder: Path) -> dict[str, float]:
+    """Test metrics of the best weights in ``folder`` under a specification."""
     device = spec.hardware.torch_device()
     spec.hardware.prepare(spec.seed)
     memory = PeakMemory(device)
@@ -53,6 +92,4 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
     load_best(net, folder)
     splits = spec.dataset.load(spec.seed, device, spec.method.timesteps)
     test = batches(spec, splits.test, training=False)
-    metrics = evaluation.test(plain, spec.method, test, spec.hardware.energy, memory)
-    Display("plain", spec.epochs).summary(f"{spec.name} on the test set", metrics, [])
-    return metrics
+    return evaluation.test(plain, spec.method, test, spec.hardware.energy, memory)
