@@ -1,0 +1,175 @@
+"""Run what the README's tables show, and write those tables: no number is typed by hand.
+
+Every row is a command. Finished runs are not repeated; an interrupted one continues. A row whose
+runs have not all finished is left out of the table and named at the end.
+
+    python scripts/measured_table.py --work FOLDER [--only digits/bptt ...] [--table-only]
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+
+from snnrun.compare import COLUMNS, Row, Table, compare
+from snnrun.config import CONF, build
+from snnrun.ls import options
+from snnrun.report.text import described, written
+from snnrun.tracking import SQLITE
+from snnrun.tracking_read import Record, finished
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+START, END = "<!-- measured -->", "<!-- /measured -->"
+SEEDS = (0, 1, 2)
+# Overrides of each Fashion-MNIST row; the digits rows are all methods with nothing overridden.
+FASHION_MNIST: tuple[tuple[str, ...], ...] = (
+    ("method=bptt", "epochs=10"),
+    ("method=tet", "epochs=10"),
+    ("method=ottt", "epochs=10"),
+    ("method=saf", "epochs=10"),
+    ("method=dsr", "epochs=10"),
+    ("experiment=ssgd_fashion_mnist",),
+)
+SHOWN = (
+    "test/accuracy",
+    "memory/saved_for_backward_mib",
+    "latency/train_step_ms_p50",
+    "latency/inference_ms_per_sample",
+    "latency/decision_steps",
+    "spikes/per_sample",
+    "energy/inference_uj",
+)
+TITLES = {"memory/saved_for_backward_mib": "kept for backward, MiB"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a table: a command, and the specifications that it runs."""
+
+    dataset: str
+    method: str
+    overrides: tuple[str, ...]
+    hashes: frozenset[str]
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """Arguments of snnrun."""
+        return ("train", "-m", *self.overrides, f"seed={','.join(map(str, SEEDS))}")
+
+    @property
+    def name(self) -> str:
+        """What --only takes."""
+        return f"{self.dataset}/{self.method}"
+
+
+def lines() -> list[Line]:
+    """All rows, their specifications composed and checked."""
+    digits = [(f"method={method}", "dataset=digits") for method in options("method")]
+    fashion = [
+        row if row[0].startswith("experiment") else (*row, "dataset=fashion_mnist")
+        for row in FASHION_MNIST
+    ]
+    found = []
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for row in (*digits, *fashion):
+            specs = [build(compose("config", [*row, f"seed={seed}"])) for seed in SEEDS]
+            hashes = frozenset(spec.hash for spec in specs)
+            found.append(Line(specs[0].dataset.name, specs[0].method.name, row, hashes))
+    return found
+
+
+def run(line: Line, work: Path, threads: int | None) -> None:
+    """Train what of a row has not finished; a failure is seen by what is missing in the end."""
+    places = [f"tracking.uri={SQLITE}{work}/runs.db", f"output_dir={work}/outputs"]
+    if threads:
+        places.append(f"hardware.threads={threads}")
+    command = [sys.executable, "-m", "snnrun", *line.command, *places]
+    subprocess.run(command, check=False)
+
+
+def complete(line: Line, records: Iterable[Record]) -> list[Record]:
+    """The finished runs of a row, empty unless there is one for every seed."""
+    found = {hash: record for record in records if (hash := record.tags["spec_hash"])}
+    return [found[one] for one in sorted(line.hashes)] if line.hashes <= set(found) else []
+
+
+def markdown(rows: list[Line], records: list[Record]) -> str:
+    """One section with a table per dataset, of complete rows only."""
+    owner = {record.run_id: line for line in rows for record in complete(line, records)}
+    chosen = [record for record in records if record.run_id in owner]
+    return "\n\n".join(_section(table, owner) for table in compare(chosen)) if chosen else ""
+
+
+def _section(table: Table, owner: dict[str, Line]) -> str:
+    records = [record for row in table.rows for record in row.records]
+    days = sorted({datetime.fromtimestamp(r.ended / 1000, UTC).date().isoformat() for r in records})
+    date = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    columns = [column for column in COLUMNS if column.key in SHOWN]
+    titles = ["method", *(TITLES.get(c.key, c.label) for c in columns), "command"]
+    text = [
+        f"**{table.dataset}**, measured {date} on {described(table.conditions)}. Mean ± standard "
+        f"deviation over {len(SEEDS)} seeds, the best of each column in bold.",
+        "",
+        f"| {' | '.join(titles)} |",
+        f"|{'---|' * len(titles)}",
+    ]
+    order = list(dict.fromkeys(owner.values()))
+    for row in sorted(table.rows, key=lambda row: order.index(owner[row.records[0].run_id])):
+        text.append(_row(row, owner[row.records[0].run_id]))
+    if foreign := [row for row in table.rows if row.foreign]:
+        conditions = {key: row.conditions[key] for row in foreign for key in row.foreign}
+        text += ["", f"† measured with {described(conditions)}: not compared."]
+    return "\n".join(text)
+
+
+def _row(row: Row, line: Line) -> str:
+    cells = []
+    for column in COLUMNS:
+        if column.key in SHOWN:
+            cell = row.cells.get(column.key)
+            text = written(cell, column, apart=" ").replace("*", "")
+            cells.append(f"**{text}**" if cell and cell.best else text)
+    command = " ".join(("snnrun", *line.command))
+    return f"| {line.method} | {' | '.join(cells)} | `{command}` |"
+
+
+def rewritten(readme: str, measured: str) -> str:
+    """The README with new text between the markers."""
+    before, start, rest = readme.partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        sys.exit(f"error: {README} lacks {START} or {END}")
+    return f"{before}{START}\n{measured}\n{END}{after}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder of store and checkpoints")
+    parser.add_argument("--only", nargs="+", default=[], help="run these rows, e.g. digits/bptt")
+    parser.add_argument("--table-only", action="store_true", help="run nothing, write the tables")
+    parser.add_argument("--threads", type=int, help="hardware.threads of the runs")
+    chosen = parser.parse_args()
+    work, rows = chosen.work.resolve(), lines()
+    names = [line.name for line in rows]
+    if wrong := set(chosen.only) - {*names, *(line.dataset for line in rows)}:
+        sys.exit(f"error: --only {' '.join(sorted(wrong))}: no such row; rows: {', '.join(names)}")
+    store = work / "runs.db"
+    for line in [] if chosen.table_only else rows:
+        done = finished(f"{SQLITE}{store}") if store.is_file() else []
+        picked = not chosen.only or {line.name, line.dataset} & set(chosen.only)
+        if picked and not complete(line, done):
+            run(line, work, chosen.threads)
+    records = finished(f"{SQLITE}{store}")
+    README.write_text(rewritten(README.read_text(), markdown(rows, records)))
+    if missing := [line.name for line in rows if not complete(line, records)]:
+        Console(stderr=True).print(f"not all seeds finished, left out: {', '.join(missing)}")
+
+
+if __name__ == "__main__":
+    main()

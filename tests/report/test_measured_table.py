@@ -1,0 +1,58 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from snnrun.ls import options
+from snnrun.tracking_read import Record
+
+
+@pytest.fixture(scope="module")
+def script():
+    file = Path(__file__).parents[2] / "scripts" / "measured_table.py"
+    spec = importlib.util.spec_from_file_location("measured_table", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def rows(script):
+    return script.lines()
+
+
+def records(line, accuracies):
+    tags = {"dataset": line.dataset, "method": line.method, "device": "cpu", "threads": "1"}
+    tags |= {"jobs_per_device": "1", "precision": "fp32"}
+    return [
+        Record(one, "", 0, 86_400_000, {"test/accuracy": accuracy}, {}, tags | {"spec_hash": one})
+        for one, accuracy in zip(sorted(line.hashes), accuracies, strict=False)
+    ]
+
+
+def test_every_method_of_the_tree_has_a_digits_row(rows):
+    methods = [line.method for line in rows if line.dataset == "digits"]
+    assert methods == list(options("method"))
+    assert all(len(line.hashes) == 3 for line in rows)
+
+
+def test_table_shows_complete_rows_with_their_command(script, rows):
+    bptt, dsr = (line for line in rows if line.name in ("digits/bptt", "digits/dsr"))
+    done = [*records(bptt, (0.90, 0.92, 0.97)), *records(dsr, (0.5, 0.6))]
+
+    text = script.markdown(rows, done)
+
+    lines = text.splitlines()
+    assert lines[0].startswith("**digits**, measured 1970-01-02 on cpu, threads 1, jobs at once 1")
+    (row,) = (line for line in lines if line.startswith("| bptt |"))
+    assert "93.00% ±3.61%" in row  # sample deviation: sqrt(0.0026 / 2)
+    assert "`snnrun train -m method=bptt dataset=digits seed=0,1,2`" in row
+    assert "dsr" not in text
+
+
+def test_only_the_text_between_the_markers_changes(script):
+    readme = "before\n<!-- measured -->\nold\n<!-- /measured -->\nafter\n"
+    new = "before\n<!-- measured -->\nnew\n<!-- /measured -->\nafter\n"
+    assert script.rewritten(readme, "new") == new
+    with pytest.raises(SystemExit, match="lacks"):
+        script.rewritten("no markers", "new")
