@@ -43,7 +43,7 @@ class Traffic:
         self.sizes = _sizes(loop)
         self.dense = sum(self.sizes.values())
         self.steps = steps
-        self.forward = self._crossed(lambda i: loop.rates[i - 1].mean()) * steps
+        self.forward = self._crossed(lambda i: loop.rates[i - 1].detach().mean()) * steps
 
     def of_spikes(self, counts: list[Tensor]) -> Tensor:
         """Microjoule of a step whose errors are spikes: ``counts`` per layer over all steps."""
