@@ -14,6 +14,7 @@ HELP = f"""snnrun {__version__}: train spiking neural networks with any method, 
   snnrun check  [group=option ...] [key=value ...]       say what would run, and what is missing
   snnrun eval   RUN [key=value ...]                      evaluate a finished run again
   snnrun compare [key=value ...] [--baseline NAME]       finished runs side by side
+  snnrun reproduce EXPERIMENT [seeds=N]                  a published row against the paper's number
   snnrun ls     GROUP                                    list methods, datasets, models, ...
   snnrun ui     [--store URI] [--port N]                 open the MLflow UI on train's store
 
@@ -129,4 +130,16 @@ def _compare(arguments: list[str]) -> None:
     command(arguments)
 
 
-COMMANDS = {"compare": _compare, "eval": _eval, "ls": _ls, "ui": _ui}
+def _reproduce(arguments: list[str]) -> None:
+    from snnrun.reproduce import command
+
+    command(arguments)
+
+
+COMMANDS = {
+    "compare": _compare,
+    "eval": _eval,
+    "ls": _ls,
+    "reproduce": _reproduce,
+    "ui": _ui,
+}

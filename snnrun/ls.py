@@ -37,4 +37,18 @@ def show(group: str) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, line in options(GROUPS[group]).items():
         table.add_row(name, line)
-    Console().print(table)
+    Console().print(_experiments() if group == "experiments" else table)
+
+
+def _experiments() -> Table:
+    """Published rows with the paper's number and ours."""
+    from snnrun.published import published
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("experiment", no_wrap=True)
+    for column in ("what", "paper", "measured here"):
+        table.add_column(column)
+    for name in options("experiment"):
+        row = published(CONF / "experiment" / f"{name}.yaml")
+        table.add_row(name, row.what, row.paper, row.measured)
+    return table
