@@ -66,7 +66,9 @@ class Maker:
     def build(self, name: str, kit_of: Callable) -> Network:
         norm = () if any("norm" in o for o in self.overrides) else ("model.norm=sws",)
         spec = self.specified(f"method={name}", *self.overrides, *norm)
-        net = spec.model.build(kit_of(spec.method)(spec.neuron, spec.norm), (1, SIDE, SIDE), CLASSES)
+        net = spec.model.build(
+            kit_of(spec.method)(spec.neuron, spec.norm), (1, SIDE, SIDE), CLASSES
+        )
         if self.weights is not None:
             net.load_state_dict(self.weights)
         return net

@@ -1,4 +1,4 @@
-"""Checks of SAF and OTTT as plain functions of (net, x, y); each returns how far two things are apart.
+"""Checks of SAF and OTTT as plain functions of (net, x, y): how far apart are two things?
 
 Nets are in double precision. A *trainer* is a method with a net in its own coordinates.
 """

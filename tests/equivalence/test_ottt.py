@@ -63,9 +63,7 @@ def test_1_and_6_gradient_is_same_step_error_times_trace(maker, sequence, labels
     found = gradients(make.trainer(name, alpha=0), x, labels)
     surrogate = make.specified().neuron.surrogate
     trace_leak = leak if trace else 0.0
-    written = explicit(
-        make.plain, x, labels, leak=leak, surrogate=surrogate, trace_leak=trace_leak
-    )
+    written = explicit(make.plain, x, labels, leak=leak, surrogate=surrogate, trace_leak=trace_leak)
     assert apart(found, {n: g.detach() for n, g in written.items()}) < 1e-13
 
 
