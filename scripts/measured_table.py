@@ -122,6 +122,8 @@ def _section(table: Table, owner: dict[str, Line]) -> str:
     order = list(dict.fromkeys(owner.values()))
     for row in sorted(table.rows, key=lambda row: order.index(owner[row.records[0].run_id])):
         text.append(_row(row, owner[row.records[0].run_id]))
+    if any(not row.alone for row in table.rows):
+        text += ["", "† other runs shared the device: not compared."]
     if foreign := [row for row in table.rows if row.foreign]:
         conditions = {key: row.conditions[key] for row in foreign for key in row.foreign}
         text += ["", f"† measured with {described(conditions)}: not compared."]

@@ -1,8 +1,9 @@
 """From finished runs to tables: grouped by what differs, mean and spread over seeds, who wins.
 
 Pure functions of records. Runs whose figures were taken under other conditions (device, threads,
-several jobs at once, precision, energy constants) get rows of their own; in the columns that
-depend on such a condition they are marked, and neither win nor get a ratio.
+precision, energy constants) get rows of their own; in the columns that depend on such a condition
+they are marked, and neither win nor get a ratio. Times and peak memory are those of the runs that
+had the device to themselves; when none had, they are marked in the same way.
 """
 
 import re
@@ -16,11 +17,12 @@ from snnrun.config import NOT_IN_HASH, WHERE_DATA_IS
 from snnrun.errors import UserError
 from snnrun.tracking_read import Record
 
-MACHINE = ("device", "threads", "jobs_per_device", "precision")
+MACHINE = ("device", "threads", "precision")
 ENERGY = ("hardware.energy.e_ac_pj", "hardware.energy.e_mac_pj")
 CONDITIONS = (*MACHINE, *ENERGY)
 # Shown whenever they differ; any other key only where these do not tell two groups apart.
-HEADLINES = ("method", "model", "neuron", "norm", "timesteps")
+HEADLINES = ("method", "model", "timesteps")
+_TAGS = (*HEADLINES, "norm", "neuron")
 _SAME_AS_TAG = {
     "method.name": "method",
     "model.name": "model",
@@ -57,10 +59,14 @@ COLUMNS = (
 
 @dataclass
 class Cell:
-    """One metric of one group; ``spread`` is the sample standard deviation, None for one run."""
+    """One metric of one group over ``runs`` of it.
+
+    ``spread`` is the sample standard deviation, None for one run.
+    """
 
     mean: float
     spread: float | None
+    runs: int
     comparable: bool
     best: bool = False
     ratio: float | None = None
@@ -87,10 +93,15 @@ class Row:
         return len({record.tags.get("seed") for record in self.records})
 
     @property
+    def alone(self) -> list[Record]:
+        """Runs that no other run is known to have shared the device with."""
+        return [r for r in self.records if r.tags.get("jobs_per_device", "1") == "1"]
+
+    @property
     def label(self) -> str:
         """What tells the group from the others, in one line."""
         return ", ".join(
-            value if key in HEADLINES[:3] else f"{key}={value}"
+            value if key in HEADLINES[:2] else f"{key}={value}"
             for key, value in self.settings.items()
         )
 
@@ -197,7 +208,7 @@ def _table(dataset: str, records: list[Record], by: tuple[str, ...]) -> Table:
 
 def settings_of(record: Record) -> dict[str, str]:
     """What was computed, without seed, machine and places: tags for headlines, else full keys."""
-    settings = {key: record.tags[key] for key in HEADLINES if key in record.tags}
+    settings = {key: record.tags[key] for key in _TAGS if key in record.tags}
     for key, value in record.params.items():
         group, _, leaf = key.partition(".")
         place = group == "dataset" and leaf in WHERE_DATA_IS
@@ -218,7 +229,9 @@ def telling(settings: list[dict[str, str]]) -> tuple[str, ...]:
     """
     keys = {key: None for one in settings for key in one}
     differing = [key for key in keys if len({one.get(key) for one in settings}) > 1]
-    order = sorted(differing, key=lambda key: (key.endswith("_target_"), key.count("."), key))
+    order = sorted(
+        differing, key=lambda key: (key not in _TAGS, key.endswith("_target_"), key.count("."), key)
+    )
     chosen = [key for key in HEADLINES if key in differing]
     groups = [tuple(one.get(key) for key in chosen) for one in settings]
     for key in order:
@@ -264,17 +277,21 @@ def _mark(table: Table) -> None:
         )
     for column in COLUMNS:
         for row in table.rows:
-            values = [r.metrics[column.key] for r in row.records if column.key in r.metrics]
-            if values:
-                spread = stdev(values) if len(values) > 1 else None
-                comparable = not _unlike(row, column)
-                row.cells[column.key] = Cell(fmean(values), spread, comparable)
+            if cell := _cell(row, column):
+                row.cells[column.key] = cell
         _rank(table, column)
 
 
-def _unlike(row: Row, column: Column) -> bool:
-    crowded = row.conditions["jobs_per_device"] not in ("1", "unknown")
-    return bool(set(column.depends) & set(row.foreign)) or (crowded and column.depends == MACHINE)
+def _cell(row: Row, column: Column) -> Cell | None:
+    timed = column.depends == MACHINE
+    records = (row.alone or row.records) if timed else row.records
+    values = [r.metrics[column.key] for r in records if column.key in r.metrics]
+    if not values:
+        return None
+    spread = stdev(values) if len(values) > 1 else None
+    crowded = timed and not row.alone
+    comparable = not (crowded or set(column.depends) & set(row.foreign))
+    return Cell(fmean(values), spread, len(values), comparable)
 
 
 def _rank(table: Table, column: Column) -> None:

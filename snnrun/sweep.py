@@ -106,6 +106,10 @@ class Sweep(Callback):
             status = "FINISHED" if complete and not open_runs else "FAILED"
             if any(status == "KILLED" for _, status in open_runs):
                 status = "KILLED"
+            if complete and not open_runs:
+                from snnrun.report.sweep import keep
+
+                keep(store, self._parent)
             store.close_parent(self._parent, status)
         except UserError as error:
             log.warning("The sweep's parent run %s could not be closed: %s", self._parent, error)

@@ -236,6 +236,15 @@ class Store:
         with reaching(self.uri):
             self._client.set_terminated(run_id, status)
 
+    def add_artifacts(self, run_id: str, folder: Path) -> None:
+        """Copy a folder's content to a run's artifacts.
+
+        Raises:
+            UserError: the store cannot be reached.
+        """
+        with reaching(self.uri):
+            self._client.log_artifacts(run_id, str(folder))
+
     def children(self, parent_id: str) -> list[tuple[str, str]]:
         """(name, status) of every run of a sweep, in whatever experiment it lies.
 

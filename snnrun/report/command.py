@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from snnrun.compare import compare, select
+from snnrun.errors import UserError
 from snnrun.report.text import show, write_csv
 from snnrun.tracking import resolve_uri
 from snnrun.tracking_read import finished
@@ -14,6 +15,7 @@ EPILOG = """examples
   snnrun compare
   snnrun compare dataset=digits method=bptt,tet --baseline bptt
   snnrun compare dataset=digits --by method,timesteps --csv runs.csv
+  snnrun compare dataset=digits --html report.html
 """
 
 
@@ -31,6 +33,18 @@ def command(arguments: list[str]) -> None:
     show(tables, Console())
     if chosen.csv:
         write_csv(tables, chosen.csv)
+    if chosen.html:
+        from snnrun.report.page import draw, page
+
+        about = f"runs of {uri}" + "".join(f", {text}" for text in chosen.filters)
+        _write(chosen.html, page(tables, draw(tables, uri), about))
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text)
+    except OSError as error:
+        raise UserError(f"--html: cannot write {file} ({error.strerror})") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--by", help="group by these keys only, e.g. method or method,model")
     parser.add_argument("--baseline", help="group that every other one is divided by, e.g. bptt")
+    parser.add_argument("--html", type=Path, help="write one file with tables and pictures")
     parser.add_argument("--csv", type=Path, help="write the table to this file as well")
     parser.add_argument("--store", help="tracking.uri of the runs (default: as snnrun train here)")
     return parser

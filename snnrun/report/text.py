@@ -1,6 +1,7 @@
 """Comparison tables for a terminal and for a spreadsheet."""
 
 import csv
+import re
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +13,6 @@ from snnrun.compare import COLUMNS, CONDITIONS, Cell, Column, Row, Table
 from snnrun.errors import UserError
 
 SHORT = {
-    "jobs_per_device": "jobs at once",
     "hardware.energy.e_ac_pj": "pJ per AC",
     "hardware.energy.e_mac_pj": "pJ per MAC",
 }
@@ -40,9 +40,14 @@ def notes(table: Table) -> list[str]:
             lines.append(f"[{number}] measured with {different}: † does not compare")
         if row.mixed:
             mixed = ", ".join(row.mixed)
-            lines.append(f"[{number}] runs that differ in {mixed} are averaged; seeds are not all")
-    if any(row.conditions["jobs_per_device"] not in ("1", "unknown") for row in table.rows):
-        lines.append("† several jobs shared the device: times and peak memory do not compare")
+            lines.append(f"[{number}] runs that differ in {mixed} are averaged")
+        if 0 < len(row.alone) < len(row.records):
+            part = (
+                f"{len(row.alone)} of {len(row.records)} runs, which had the device to themselves"
+            )
+            lines.append(f"[{number}] times and peak memory of {part}")
+    if any(not row.alone for row in table.rows):
+        lines.append("† other runs shared the device: times and peak memory do not compare")
     return lines
 
 
@@ -53,7 +58,11 @@ def filled(table: Table) -> list[Column]:
 
 def marked(table: Table) -> list[Row]:
     """Rows with a footnote, in the order of their numbers."""
-    return [row for row in table.rows if row.foreign or row.mixed]
+    return [
+        row
+        for row in table.rows
+        if row.foreign or row.mixed or 0 < len(row.alone) < len(row.records)
+    ]
 
 
 def described(conditions: dict[str, str]) -> str:
@@ -71,10 +80,17 @@ def written(cell: Cell | None, column: Column, *, apart: str) -> str:
     parts = [column.form.format(cell.mean) + ("*" if cell.best else "")]
     parts[0] += "" if cell.comparable else "†"
     if cell.spread is not None:
-        parts.append("±" + column.form.format(cell.spread))
+        parts.append("±" + _as_exact(cell.spread, column.form.format(cell.mean), column.form))
     if cell.ratio is not None:
         parts.append(f"×{cell.ratio:.3g}")
     return apart.join(parts)
+
+
+def _as_exact(spread: float, mean: str, form: str) -> str:
+    """The spread with as many decimals as the mean was written with."""
+    if not re.fullmatch(r"[\d,]+(\.\d+)?", mean):  # percent, exponent
+        return form.format(spread)
+    return f"{spread:,.{len(mean.partition('.')[2])}f}"
 
 
 def _parts(table: Table, console: Console) -> list[list[Column]]:
@@ -118,7 +134,7 @@ def write_csv(tables: list[Table], file: Path) -> None:
     keys = list(dict.fromkeys(key for table in tables for key in table.keys))
     lines = [_line(table, row) for table in tables for row in table.rows]
     figures = [f"{c.key} {what}" for c in COLUMNS for what in ("mean", "std", "ratio", "best")]
-    names = ["dataset", *keys, "runs", "seeds", *CONDITIONS, "foreign", "mixed", *figures]
+    names = ["dataset", *keys, "runs", "alone", "seeds", *CONDITIONS, "foreign", "mixed", *figures]
     try:
         with file.open("w", newline="") as out:
             writer = csv.DictWriter(out, list(dict.fromkeys(names)), restval="")
@@ -134,6 +150,7 @@ def _line(table: Table, row: Row) -> dict[str, object]:
         **row.settings,
         **row.conditions,
         "runs": len(row.records),
+        "alone": len(row.alone),
         "seeds": row.seeds,
         "foreign": " ".join(row.foreign),
         "mixed": " ".join(row.mixed),

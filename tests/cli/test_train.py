@@ -151,8 +151,8 @@ def test_sweep_with_two_workers_on_a_fresh_store(snnrun):
     assert sorted(runs.values()) == [
         (f"{method}-mlp-T4-s{seed}", "FINISHED") for method in ("bptt", "tet") for seed in (0, 1)
     ]
-    jobs = "select max(value) from tags where key = 'jobs_per_device'"
-    assert snnrun.query(jobs) == [("2",)]
+    ((jobs,),) = snnrun.query("select max(value) from tags where key = 'jobs_per_device'")
+    assert int(jobs) >= 2
 
 
 def test_failing_job_leaves_the_others_and_is_listed(snnrun):

@@ -53,7 +53,6 @@ def test_mean_spread_seeds_best_and_ratio_equal_a_hand_computation():
     [
         ({"device": "cuda"}, {"latency/train_step_ms_p50"}),
         ({"threads": "2"}, {"latency/train_step_ms_p50"}),
-        ({"jobs_per_device": "2"}, {"latency/train_step_ms_p50"}),
         ({"precision": "fp64"}, {"latency/train_step_ms_p50"}),
         ({"params": {"hardware.energy.e_ac_pj": "5"}}, {"energy/inference_uj"}),
     ],
@@ -82,6 +81,19 @@ def test_times_of_several_jobs_on_one_device_win_nothing_even_among_themselves()
     steps = [row.cells["latency/train_step_ms_p50"] for row in table.rows]
     assert [(cell.comparable, cell.best) for cell in steps] == [(False, False)] * 2
     assert table.rows[0].cells["energy/inference_uj"].best
+
+
+def test_times_are_those_of_the_runs_that_were_alone():
+    records = [record(step_ms=2.0, accuracy=0.8)]
+    records.append(record(seed=1, step_ms=9.0, accuracy=0.9, jobs_per_device="3"))
+    records.append(record("tet", step_ms=3.0))
+
+    (table,) = compare(records)
+
+    bptt = table.rows[0]
+    assert (bptt.seeds, bptt.cells["test/accuracy"].mean) == (2, pytest.approx(0.85))
+    step = bptt.cells["latency/train_step_ms_p50"]
+    assert (step.mean, step.runs, step.best, step.comparable) == (2.0, 1, True, True)
 
 
 def test_only_keys_that_tell_groups_apart_are_shown():

@@ -43,7 +43,7 @@ def test_table_shows_complete_rows_with_their_command(script, rows):
     text = script.markdown(rows, done)
 
     lines = text.splitlines()
-    assert lines[0].startswith("**digits**, measured 1970-01-02 on cpu, threads 1, jobs at once 1")
+    assert lines[0].startswith("**digits**, measured 1970-01-02 on cpu, threads 1, precision")
     (row,) = (line for line in lines if line.startswith("| bptt |"))
     assert "93.00% ±3.61%" in row  # sample deviation: sqrt(0.0026 / 2)
     assert "`snnrun train -m method=bptt dataset=digits seed=0,1,2`" in row
