@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from snnrun.errors import ConfigError, choice, require
+from snnrun.plan import Plan, Planning
 
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
 
@@ -28,6 +29,7 @@ class Hardware:
     precision: str
     threads: int | None
     deterministic: bool
+    plan: Planning
     energy: Energy
 
     def __post_init__(self) -> None:
@@ -65,6 +67,10 @@ class Hardware:
             )
         return device
 
+    def chosen(self) -> Plan:
+        """How this machine computes; for a run's process, `prepare` has to come first."""
+        return self.plan.plan(self.torch_device(), self.dtype)
+
     def prepare(self, seed: int) -> None:
         """Set everything that is global to the process, as it may be reused between runs."""
         random.seed(seed)
@@ -72,6 +78,7 @@ class Hardware:
         torch.manual_seed(seed)
         if self.threads is not None:
             torch.set_num_threads(self.threads)
+        self.chosen().prepare()
         # The call imports the compiler, 1.4 s; CPU kernels do not need it.
         if torch.cuda.is_available():
             torch.use_deterministic_algorithms(self.deterministic, warn_only=True)

@@ -32,6 +32,7 @@ def tags(spec: "RunSpec", device: torch.device) -> dict[str, str]:
         "host": socket.gethostname(),
         "snnrun": __version__,
         "torch": torch.__version__,
+        **spec.hardware.chosen().tags(),
         **({"init_from": spec.source} if spec.source else {}),
         **git_tags(),
     }

@@ -52,6 +52,8 @@ def build_net(spec: RunSpec, device: torch.device) -> tuple[Network, Network]:
     net, plain = (
         spec.model.build(kit, shape, classes).to(device, spec.hardware.dtype) for kit in kits
     )
+    if spec.method.channels_last:
+        net = net.to(memory_format=spec.hardware.chosen().memory_format())
     plain.load_state_dict(net.state_dict(), assign=True)
     return net, plain
 
@@ -153,6 +155,7 @@ class Run:
     ):
         self.spec, self.device, self.display = spec, device, display
         self.plain = plain
+        self.plan = spec.hardware.chosen()
         self.interrupt = Interrupt()
         self.neighbours = Neighbours(device)
         self.progress = Progress()
@@ -275,6 +278,7 @@ class Run:
         state = {
             "spec_hash": self.spec.hash,
             "version": __version__,
+            "plan": self.plan.choices(),
             "net": self.loop.net.state_dict(),
             "update": self.loop.update.state_dict(),
             "progress": dict(vars(self.progress)),
@@ -297,6 +301,7 @@ class Run:
         state = checkpoint.load(self.last)
         if state.get("spec_hash") != self.spec.hash:
             raise UserError(f"checkpoint {self.last} belongs to another specification; delete it")
+        self.plan.check_continues(state.get("plan", self.plan.choices()))
         self.loop.net.load_state_dict(state["net"])
         self.loop.update.load_state_dict(state["update"])
         self.loop.saved = state["saved"]

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from snnrun.kernels.multistep import COMPILED_FROM
+
 
 class Between(nn.Module):
     """An op without parameters (pool, upsample, scale), applied to every step of a chunk."""
@@ -13,7 +15,32 @@ class Between(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the op to each step of ``x`` [T', B, ...]."""
-        return self.op(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        flat = x.flatten(0, 1)
+        if isinstance(self.op, nn.AvgPool2d) and _tiled(self.op, flat):
+            from snnrun.kernels.pool import average  # imports the compiler
+
+            y = average(flat, self.op)
+        else:
+            y = self.op(flat)
+        return y.unflatten(0, x.shape[:2])
+
+
+def _tiled(op: nn.AvgPool2d, x: Tensor) -> bool:
+    """Whether windows without overlap or margin tile large channels-last maps on the CPU."""
+    window = op.kernel_size
+    return (
+        isinstance(window, int)
+        and op.stride == window
+        and op.padding == 0
+        and op.divisor_override is None
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64)
+        and x.numel() >= COMPILED_FROM
+        and x.shape[-1] % window == 0
+        and x.shape[-2] % window == 0
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not x.is_contiguous()
+    )
 
 
 class Scale(nn.Module):

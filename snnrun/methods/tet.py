@@ -31,6 +31,7 @@ class TET(Method):
     """
 
     norms: ClassVar[tuple[str, ...]] = ("bn", "tdbn", "sws", "none")
+    channels_last: ClassVar[bool] = True
 
     lamb: float
     phi: float
