@@ -13,6 +13,7 @@ from snnrun.config import RunSpec, build, explain
 from snnrun.curve import Curve
 from snnrun.errors import ConfigError, UserError, require
 from snnrun.inheritance import load_best
+from snnrun.measure.health import Health
 from snnrun.measure.memory import PeakMemory
 from snnrun.run import batches, build_net
 from snnrun.terminal import Display
@@ -92,4 +93,4 @@ def measure(spec: RunSpec, folder: Path) -> dict[str, float]:
     load_best(net, folder)
     splits = spec.dataset.load(spec.seed, device, spec.method.timesteps)
     test = batches(spec, splits.test, training=False)
-    return evaluation.test(plain, spec.method, test, spec.hardware.energy, memory)
+    return evaluation.test(plain, spec.method, test, spec.hardware.energy, memory, Health())

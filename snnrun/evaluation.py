@@ -49,9 +49,14 @@ def validate(plain: Network, method: Method, batches: Batcher, health: Health) -
 
 
 def test(
-    plain: Network, method: Method, batches: Batcher, energy: Energy, memory: PeakMemory
+    plain: Network,
+    method: Method,
+    batches: Batcher,
+    energy: Energy,
+    memory: PeakMemory,
+    health: Health,
 ) -> dict[str, float]:
-    """Everything that is measured on the plain form, over all batches.
+    """Everything that is measured on the plain form, over all batches; looks for ill layers.
 
     Inference latency and memory are taken on the first batch, with no meter attached; the latency
     is that of the net as it would be deployed, norms folded into its weights.
@@ -64,6 +69,7 @@ def test(
 
     with SpikeMeter(plain) as spikes, SynOpMeter(plain) as operations:
         tally = run_through(plain, method, batches, see)
+    health.check_spikes(spikes.rates())
     x, _ = next(batches.epoch(0))
     memory.reset()
     with torch.no_grad():

@@ -259,7 +259,9 @@ class Run:
         loop, spec = self.loop, self.spec
         loop.net.load_state_dict(checkpoint.load(self.best)["net"])
         test = batches(spec, self.splits.test, training=False)
-        metrics = evaluation.test(self.plain, spec.method, test, spec.hardware.energy, loop.memory)
+        metrics = evaluation.test(
+            self.plain, spec.method, test, spec.hardware.energy, loop.memory, loop.health
+        )
         run_log.metrics(metrics, step=spec.epochs)
         self._count_jobs()
         tags = loop.health.tags() | {"jobs_per_device": str(self.progress.jobs)}
