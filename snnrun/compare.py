@@ -6,6 +6,7 @@ they are marked, and neither win nor get a ratio. Times and peak memory are thos
 had the device to themselves; when none had, they are marked in the same way.
 """
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -38,22 +39,30 @@ class Column:
 
     key: str
     label: str
-    form: str
+    form: Callable[[float], str]
     best: Callable[[Iterable[float]], float]
     depends: tuple[str, ...] = ()
 
 
+def three_digits(value: float) -> str:
+    """Three significant digits, without an exponent between 0.00001 and anything."""
+    if value and abs(value) < 1e-5:
+        return f"{value:.2e}"
+    decimals = 2 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:,.{max(0, decimals)}f}"
+
+
 COLUMNS = (
-    Column("test/accuracy", "accuracy", "{:.2%}", max),
-    Column("memory/saved_for_backward_mib", "kept MiB", "{:.3g}", min, ("precision",)),
-    Column("memory/train_peak_mib", "peak MiB", "{:.4g}", min, MACHINE),
-    Column("latency/train_step_ms_p50", "step ms", "{:.3g}", min, MACHINE),
-    Column("latency/inference_ms_per_sample", "inference ms", "{:.3g}", min, MACHINE),
-    Column("latency/decision_steps", "decision steps", "{:.2f}", min),
-    Column("spikes/per_sample", "spikes", "{:,.0f}", min),
-    Column("synops/acs_per_sample", "ACs", "{:,.0f}", min),
-    Column("synops/macs_per_sample", "MACs", "{:,.0f}", min),
-    Column("energy/inference_uj", "energy µJ", "{:.3g}", min, ENERGY),
+    Column("test/accuracy", "accuracy", "{:.2%}".format, max),
+    Column("memory/saved_for_backward_mib", "kept MiB", three_digits, min, ("precision",)),
+    Column("memory/train_peak_mib", "peak MiB", three_digits, min, MACHINE),
+    Column("latency/train_step_ms_p50", "step ms", three_digits, min, MACHINE),
+    Column("latency/inference_ms_per_sample", "inference ms", three_digits, min, MACHINE),
+    Column("latency/decision_steps", "decision steps", "{:.2f}".format, min),
+    Column("spikes/per_sample", "spikes", "{:,.0f}".format, min),
+    Column("synops/acs_per_sample", "ACs", "{:,.0f}".format, min),
+    Column("synops/macs_per_sample", "MACs", "{:,.0f}".format, min),
+    Column("energy/inference_uj", "energy µJ", three_digits, min, ENERGY),
 )
 
 

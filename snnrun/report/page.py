@@ -38,7 +38,7 @@ td.key { max-width: 16rem; white-space: normal; overflow-wrap: anywhere; }
 th:first-child, td:first-child { position: sticky; left: 0; }
 td.best { font-weight: 700; background: #e6f4ea; }
 td small { display: block; color: #555; font-weight: 400; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr));
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr));
   gap: 1rem; margin-top: 1rem; }
 figure { margin: 0; } img { width: 100%; height: auto; }
 figcaption { font-size: .85rem; color: #555; }

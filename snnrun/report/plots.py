@@ -27,6 +27,7 @@ COSTS = {
 # Okabe and Ito: told apart by colour-blind readers and in grey print, with the line styles.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 STYLES = ("-", "--", ":")
+MARKERS = ("o", "s", "^")
 SIZE_IN = (6.4, 4.2)
 
 
@@ -59,9 +60,11 @@ def pareto(table: Table, cost: str) -> "Figure":
 
     Groups measured under other conditions are hollow and not on the line.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure, axes = _axes(COSTS[cost], "test accuracy")
     points = []
-    for row, colour, _ in _styled(table):
+    for row, colour, style in _styled(table):
         accuracy, price = row.cells.get("test/accuracy"), row.cells.get(cost)
         if accuracy is None or price is None:
             continue
@@ -70,7 +73,7 @@ def pareto(table: Table, cost: str) -> "Figure":
             accuracy.mean,
             xerr=price.spread,
             yerr=accuracy.spread,
-            fmt="o",
+            fmt=MARKERS[STYLES.index(style)],
             color=colour,
             markerfacecolor=colour if price.comparable else "white",
             label=_plain(row.label),
@@ -82,6 +85,9 @@ def pareto(table: Table, cost: str) -> "Figure":
     prices = [price for price, _ in points if price > 0]
     if prices and max(prices) > 10 * min(prices):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     _legend(figure, axes)
     return figure
 

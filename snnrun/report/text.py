@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -77,19 +78,19 @@ def written(cell: Cell | None, column: Column, *, apart: str) -> str:
     """A cell as text; ``apart`` stands between mean, spread and ratio."""
     if cell is None:
         return "-"
-    parts = [column.form.format(cell.mean) + ("*" if cell.best else "")]
+    parts = [column.form(cell.mean) + ("*" if cell.best else "")]
     parts[0] += "" if cell.comparable else "†"
     if cell.spread is not None:
-        parts.append("±" + _as_exact(cell.spread, column.form.format(cell.mean), column.form))
+        parts.append("±" + _as_exact(cell.spread, column.form(cell.mean), column.form))
     if cell.ratio is not None:
         parts.append(f"×{cell.ratio:.3g}")
     return apart.join(parts)
 
 
-def _as_exact(spread: float, mean: str, form: str) -> str:
+def _as_exact(spread: float, mean: str, form: Callable[[float], str]) -> str:
     """The spread with as many decimals as the mean was written with."""
     if not re.fullmatch(r"[\d,]+(\.\d+)?", mean):  # percent, exponent
-        return form.format(spread)
+        return form(spread)
     return f"{spread:,.{len(mean.partition('.')[2])}f}"
 
 
