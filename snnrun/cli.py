@@ -15,6 +15,7 @@ HELP = f"""snnrun {__version__}: train spiking neural networks with any method, 
   snnrun eval   RUN [key=value ...]                      evaluate a finished run again
   snnrun compare [key=value ...] [--baseline NAME]       finished runs side by side
   snnrun reproduce EXPERIMENT [seeds=N]                  a published row against the paper's number
+  snnrun verify [group=option ...] [key=value ...]       definition checks on this machine
   snnrun ls     GROUP                                    list methods, datasets, models, ...
   snnrun ui     [--store URI] [--port N]                 open the MLflow UI on train's store
 
@@ -136,10 +137,17 @@ def _reproduce(arguments: list[str]) -> None:
     command(arguments)
 
 
+def _verify(arguments: list[str]) -> None:
+    from snnrun.verify.command import command
+
+    command(arguments)
+
+
 COMMANDS = {
     "compare": _compare,
     "eval": _eval,
     "ls": _ls,
     "reproduce": _reproduce,
     "ui": _ui,
+    "verify": _verify,
 }

@@ -3,10 +3,8 @@
 Nets are in double precision. A *trainer* is a method with a net in its own coordinates.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,33 +14,22 @@ from snnrun.kits.accumulations import AccumulationNeuron
 from snnrun.kits.plain import Kit
 from snnrun.kits.stepwise import StepNeuron
 from snnrun.kits.synapse import Synapse
-from snnrun.kits.traces import Pair
-from snnrun.methods.base import Method, Optim, Update
+from snnrun.methods.base import Optim, Update
 from snnrun.models.network import Network
-from snnrun.neurons.base import SpikingNeuron
+from snnrun.verify.gradients import (
+    Frozen,
+    Grads,
+    Seen,
+    Trainer,
+    apart,
+    distance,
+    gradients,
+    plain_layers,
+    watching,
+)
 
-Grads = dict[str, Tensor]
-
-
-@dataclass
-class Trainer:
-    method: Method
-    net: Network
-
-
-class Frozen(Update):
-    """Leaves the weights as they are, so that gradients can be looked at."""
-
-    def step(self) -> None:
-        self.steps += 1
-
-
-def gradients(trainer: Trainer, x: Tensor, y: Tensor) -> Grads:
-    """Gradients of one step of the method; masks come from a fixed seed."""
-    torch.manual_seed(1)
-    trainer.net.train()
-    trainer.method.step(trainer.net, Frozen(trainer.net, trainer.method.optim), x, y)
-    return {n: p.grad.clone() for n, p in trainer.net.named_parameters() if p.grad is not None}
+# What the tests take from here, beside the functions below.
+__all__ = ["Frozen", "Trainer", "apart", "distance", "gradients", "plain_layers"]
 
 
 def bptt_gradients(plain: Network, x: Tensor, y: Tensor) -> Grads:
@@ -52,17 +39,6 @@ def bptt_gradients(plain: Network, x: Tensor, y: Tensor) -> Grads:
     outputs = plain(x)
     F.cross_entropy(outputs.flatten(0, 1), y.repeat(len(x))).backward()
     return {n: p.grad.clone() for n, p in plain.named_parameters() if p.grad is not None}
-
-
-def apart(a: Grads, b: Grads, only: Callable[[str], bool] = lambda name: True) -> float:
-    """Largest relative difference over the parameters; both must have the same ones."""
-    assert a.keys() == b.keys()
-    return max(distance(a[n], b[n]) for n in a if only(n))
-
-
-def distance(a: Tensor, b: Tensor) -> float:
-    """Relative difference of two tensors."""
-    return ((a - b).norm() / b.norm().clamp(min=1e-30)).item()
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -79,46 +55,6 @@ def trajectory(trainer: Trainer, batches: list[tuple[Tensor, Tensor]], optim: Op
     for x, y in batches:
         trainer.method.step(trainer.net, update, x, y)
     return {n: p.detach() - before[n] for n, p in trainer.net.named_parameters()}
-
-
-@dataclass
-class Seen:
-    """What came into and went out of one layer of neurons, [T, B, ...]."""
-
-    inputs: Tensor
-    outputs: Tensor
-
-
-@contextmanager
-def watching(net: nn.Module, kind: type) -> Iterator[dict[str, Seen]]:
-    """Inputs and outputs of all parts of one kind; filled when the block ends."""
-    inputs, outputs = defaultdict(list), defaultdict(list)
-
-    def watch(name: str) -> Callable[..., None]:
-        def hook(part: nn.Module, args: tuple, output) -> None:
-            inputs[name].append(args[0].detach().clone())
-            outputs[name].append(
-                (output.spikes if isinstance(output, Pair) else output).detach().clone()
-            )
-
-        return hook
-
-    handles = [
-        m.register_forward_hook(watch(n)) for n, m in net.named_modules() if isinstance(m, kind)
-    ]
-    found: dict[str, Seen] = {}
-    yield found
-    for handle in handles:
-        handle.remove()
-    found.update({n: Seen(torch.cat(inputs[n]), torch.cat(outputs[n])) for n in inputs})
-
-
-def plain_layers(plain: Network, x: Tensor) -> dict[str, Seen]:
-    """Currents and spikes of the plain form, with the masks ``gradients`` draws."""
-    torch.manual_seed(1)
-    with watching(plain.train(), SpikingNeuron) as seen, torch.no_grad():
-        plain(x)
-    return seen
 
 
 def trained_layers(trainer: Trainer, x: Tensor, y: Tensor) -> dict[str, Seen]:

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from online_checks import (
     apart,
     bptt_gradients,
@@ -11,48 +10,15 @@ from online_checks import (
     distance,
     gradients,
     mismatches,
-    plain_layers,
     trajectory,
     weighted_ops,
 )
 
 from snnrun.kits.stepwise import StepNeuron
 from snnrun.methods.base import Optim
+from snnrun.verify.gradients import trace_formula
 
 TOLERANCE = 1e-12
-
-
-def explicit(plain, x, y, *, leak, surrogate, trace_leak):
-    """Same-step backpropagation times presynaptic trace, written out for a chain of linear layers.
-
-    Loss: mean cross entropy of all steps. The first layer and the biases learn without trace, the
-    readout with one, as in the published code.
-    """
-    layers = plain_layers(plain, x)
-    weights = [layer.synapse.weights()[0] for layer in plain.layers]
-    spikes = [layers[f"layers.{i}.neuron"].outputs for i in range(len(weights))]
-    names = [f"layers.{i}.synapse.op" for i in range(len(weights))] + ["readout.op"]
-    grads = {f"{n}.{kind}": 0.0 for n in names for kind in ("weight", "bias")}
-    traces = [torch.zeros_like(s[0]) for s in spikes]
-    membranes = [torch.zeros_like(s[0]) for s in spikes]
-    for t in range(len(x)):
-        slopes = []
-        for i, s in enumerate(spikes):
-            u = leak * membranes[i] + layers[f"layers.{i}.neuron"].inputs[t]
-            membranes[i] = u - s[t]
-            slopes.append(surrogate(u - 1.0))
-            traces[i] = trace_leak * traces[i] + s[t]
-        output = F.linear(spikes[-1][t], plain.readout.op.weight, plain.readout.op.bias)
-        error = (output.softmax(-1) - F.one_hot(y, output.shape[1])) / (len(y) * len(x))
-        above = plain.readout.op.weight
-        for i in reversed(range(len(names))):
-            arriving = x[t].flatten(1) if i == 0 else traces[i - 1]
-            grads[f"{names[i]}.weight"] += error.t() @ arriving
-            grads[f"{names[i]}.bias"] += error.sum(0)
-            if i > 0:
-                error = (error @ above) * slopes[i - 1]
-                above = weights[i - 1]
-    return grads
 
 
 @pytest.mark.parametrize("trace", [True, False], ids=["ottt", "sltt"])
@@ -63,8 +29,9 @@ def test_1_and_6_gradient_is_same_step_error_times_trace(maker, sequence, labels
     found = gradients(make.trainer(name, alpha=0), x, labels)
     surrogate = make.specified().neuron.surrogate
     trace_leak = leak if trace else 0.0
-    written = explicit(make.plain, x, labels, leak=leak, surrogate=surrogate, trace_leak=trace_leak)
-    assert apart(found, {n: g.detach() for n, g in written.items()}) < 1e-13
+    how = {"leak": leak, "surrogate": surrogate, "trace_leak": trace_leak}
+    written = trace_formula(make.plain, x, labels, **how)
+    assert apart(found, written) < 1e-13
 
 
 @pytest.mark.parametrize("name", ["ottt", "sltt"])

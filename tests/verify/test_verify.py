@@ -1,0 +1,57 @@
+"""The checks pass on the nets they apply to, fail on a broken rule, and say what does not apply."""
+
+import pytest
+import torch
+
+from snnrun.errors import UserError
+from snnrun.kits.accumulations import AccumulationNeuron
+from snnrun.verify.checks import CHECKS, Bench, Outcome, saf_is_ottt
+from snnrun.verify.command import command, run, show, specify
+
+CPU = torch.device("cpu")
+CHOICES = {
+    "default": [],
+    "saf on a pooled conv net": ["method=saf", "model=convnet", "model.channels=[4,6]"],
+    "dsr": ["method=dsr", "model=convnet", "model.channels=[4,6]"],
+    "ttfs": ["method=ttfs"],
+    "ssgd": ["method=ssgd"],
+    "frames": ["method=ottt", "dataset=synthetic", "dataset.frames=true", "dataset.size=[2,6,6]"],
+    "feedback": ["method=sltt", "model.feedback=true"],
+    "no LIF": ["neuron=clif"],
+}
+
+
+def bench(*overrides):
+    return Bench(lambda *more: specify(list(overrides), *more), CPU)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_check_passes_or_says_why_it_does_not_apply(choice):
+    outcomes = run(bench(*CHOICES[choice]))
+    assert len(outcomes) == len(CHECKS)
+    for name, outcome in outcomes.items():
+        assert outcome if isinstance(outcome, str) else outcome.passed, (name, outcome)
+    assert sum(isinstance(outcome, Outcome) for outcome in outcomes.values()) >= 3
+
+
+def test_all_checks_apply_to_the_default_run():
+    assert all(isinstance(outcome, Outcome) for outcome in run(bench()).values())
+
+
+def test_a_broken_rule_is_found(monkeypatch):
+    fire = AccumulationNeuron.fire
+    monkeypatch.setattr(AccumulationNeuron, "fire", lambda self, u: fire(self, u - 0.05))
+    assert not saf_is_ottt(bench("method=saf")).passed
+
+
+def test_failures_are_counted_and_shown(capsys):
+    failed = show({"a": Outcome(1.0, 0.5), "b": Outcome(0.1, 0.5), "c": "not here"})
+    lines = capsys.readouterr().out.splitlines()
+    assert failed == 1
+    assert [line.split()[0] for line in lines] == ["FAIL", "pass", "-"]
+    assert "not here" in lines[2]
+
+
+def test_a_choice_that_cannot_run_is_refused():
+    with pytest.raises(UserError, match="nothing"):
+        command(["method=nothing"])
