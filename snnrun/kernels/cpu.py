@@ -21,20 +21,23 @@ from torch import Tensor
 from snnrun.kernels.parameters import LIFParameters
 from snnrun.kernels.slopes import CODES, compiled, cut, slopes
 
+BFLOAT16_ONE = 0x3F80
 BLOCK = 1024  # units that run together; 16 steps of their potentials take 64 KiB in fp32
 
 
 def forward(
     current: Tensor, membrane: Tensor, p: LIFParameters, *, keep: bool
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Run T' steps; arguments and result as in `eager.forward`, fp32 or fp64 on the CPU.
+    """Run T' steps; arguments and result as in `eager.forward`, on the CPU.
+
+    Of fp32 or fp64, or with currents and spikes of bf16 and a membrane of fp32.
 
     What is kept is the current and the membrane before the first step.
     """
     spikes = torch.empty(current.shape, dtype=current.dtype)
     after = membrane.detach().clone(memory_format=torch.contiguous_format)
     steps, hop = _steps(current)
-    out, units = spikes.numpy().reshape(len(current), -1), after.numpy().reshape(-1)
+    out, units = _numpy(spikes).reshape(len(current), -1), after.numpy().reshape(-1)
     constants = _constants(p, units.dtype)
     _split(units.size, lambda lo, hi: _forward(steps, hop, units, out, constants, lo, hi))
     return spikes, after, (current, membrane) if keep else ()
@@ -50,13 +53,13 @@ def backward(
     """
     current, membrane = kept
     rows, hop = _steps(current)
-    grad_current = torch.empty(
-        (len(current) if hop else 1, *current.shape[1:]), dtype=current.dtype
-    )
+    # The sum over the steps of an expanded current is taken in full precision.
+    dtype = current.dtype if hop else membrane.dtype
+    grad_current = torch.empty((len(current) if hop else 1, *current.shape[1:]), dtype=dtype)
     grad_before = grad_membrane.clone(memory_format=torch.contiguous_format)
     start = membrane.detach().contiguous().numpy().reshape(-1)
     above, above_hop = _steps(grad_spikes)
-    out, carried = grad_current.numpy().reshape(len(rows), -1), grad_before.numpy().reshape(-1)
+    out, carried = _numpy(grad_current).reshape(len(rows), -1), grad_before.numpy().reshape(-1)
     constants, code = _constants(p, start.dtype), CODES[p.surrogate.name]
     _split(
         start.size,
@@ -65,7 +68,8 @@ def backward(
         ),
     )
     if not hop:
-        grad_current = grad_current.div_(len(current)).expand(current.shape)
+        share = grad_current.div_(len(current)).to(current.dtype)
+        grad_current = share.expand(current.shape)
     return grad_current, grad_before
 
 
@@ -74,7 +78,12 @@ def _steps(x: Tensor) -> tuple[np.ndarray, int]:
     x = x.detach()
     expanded = x.stride(0) == 0 and len(x) > 1
     rows = (x[:1] if expanded else x).contiguous()
-    return rows.numpy().reshape(len(rows), -1), 0 if expanded else 1
+    return _numpy(rows).reshape(len(rows), -1), 0 if expanded else 1
+
+
+def _numpy(x: Tensor) -> np.ndarray:
+    """The tensor's own memory; bfloat16, which numpy does not have, as its 16 bits."""
+    return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
 
 
 def _constants(p: LIFParameters, dtype: np.dtype) -> tuple[np.floating, ...]:
@@ -116,17 +125,43 @@ def _forward(
     hi: int,
 ) -> None:
     before, after, gain, scale, offset, _, _, _, _, firing = constants
+    one = 1 if spikes.itemsize != 2 else BFLOAT16_ONE
+    scratch = np.empty(BLOCK, membrane.dtype)
     for start in range(lo, hi, BLOCK):
         stop = min(start + BLOCK, hi)
-        v = membrane[start:stop]
+        v, x = membrane[start:stop], scratch[: stop - start]
         for t in range(spikes.shape[0]):
-            x = current[t * hop, start:stop]
+            _load(current[t * hop, start:stop], x)
             s = spikes[t, start:stop]
             for j in range(v.size):
                 u = v[j] * before + x[j] * gain
                 fired = u > firing
                 v[j] = u * scale + offset if fired else u * after
-                s[j] = fired
+                s[j] = one if fired else 0
+
+
+@compiled
+def _load(row: np.ndarray, x: np.ndarray) -> None:
+    """Read a row into x [n], widening bfloat16."""
+    if row.itemsize == 2:
+        for j in range(x.size):
+            x[j] = np.uint32(np.uint32(row[j]) << np.uint32(16)).view(np.float32)
+    else:
+        for j in range(x.size):
+            x[j] = row[j]
+
+
+@compiled
+def _store(x: np.ndarray, row: np.ndarray) -> None:
+    """Write x [n] to a row, rounding to the nearest bfloat16, to even of two."""
+    if row.itemsize == 2:
+        for j in range(x.size):
+            bits = np.float32(x[j]).view(np.uint32)
+            odd = (bits >> np.uint32(16)) & np.uint32(1)
+            row[j] = np.uint32(bits + odd + np.uint32(0x7FFF)) >> np.uint32(16)
+    else:
+        for j in range(x.size):
+            row[j] = x[j]
 
 
 @compiled
@@ -147,6 +182,7 @@ def _backward(
     width, cutoff = constants[7], constants[8]
     potentials = np.empty((steps, BLOCK), membrane.dtype)
     scratch, slope = np.empty(BLOCK, membrane.dtype), np.empty(BLOCK, membrane.dtype)
+    above = np.empty(BLOCK, membrane.dtype)
     for start in range(lo, hi, BLOCK):
         stop = min(start + BLOCK, hi)
         x = scratch[: stop - start]
@@ -157,10 +193,11 @@ def _backward(
             slopes(code, x, width, slope)
             if cutoff < np.inf:
                 cut(x, cutoff, slope)
-            above = grad_spikes[t * grad_hop, start:stop]
-            out = grad_current[t, start:stop] if hop else x
-            _step_back(potentials[t], slope, above, carried[start:stop], out, constants)
-            if not hop:
+            _load(grad_spikes[t * grad_hop, start:stop], above[: x.size])
+            _step_back(potentials[t], slope, above, carried[start:stop], x, constants)
+            if hop:
+                _store(x, grad_current[t, start:stop])
+            else:
                 _add(x, grad_current[0, start:stop], t == steps - 1)
 
 
@@ -209,8 +246,9 @@ def _integrate(
     """Write the potentials of units from start on as the forward pass met them; uses up v."""
     before, after, gain, scale, offset, _, _, _, _, firing = constants
     for t in range(potentials.shape[0]):
-        x, row = current[t * hop, start : start + v.size], potentials[t]
+        row = potentials[t]
+        _load(current[t * hop, start : start + v.size], row[: v.size])
         for j in range(v.size):
-            u = v[j] * before + x[j] * gain
+            u = v[j] * before + row[j] * gain
             v[j] = u * scale + offset if u > firing else u * after
             row[j] = u

@@ -18,7 +18,7 @@ def lif(current: Tensor, state: State | None, parameters: LIFParameters) -> tupl
 
     Gradients flow to the current and to the incoming state; detach the state to truncate them.
     Half-precision currents are integrated in single precision, where a membrane near the
-    threshold does not flip its spike by rounding.
+    threshold does not flip its spike by rounding; the state is then single precision, too.
 
     Args:
         current: [T', B, ...] input of the next T' >= 1 steps; an expanded view over time is read
@@ -32,16 +32,20 @@ def lif(current: Tensor, state: State | None, parameters: LIFParameters) -> tupl
     Raises:
         ValueError: when the state belongs to a batch of another shape, type or device.
     """
-    if current.dtype in (torch.float16, torch.bfloat16):
+    if current.dtype == torch.float16 or (current.dtype == torch.bfloat16 and not _reads(current)):
         spikes, state = lif(current.float(), state, parameters)
         return spikes.to(current.dtype), state
-    state = _started(current, state, parameters)
+    if state is not None:
+        _check(current, state)
     if _channels_last(current):  # the kernels see plain rows, the caller's layout is kept
-        inner = State(*(None if x is None else x.movedim(1, -1) for x in state))
+        inner = None
+        if state is not None:
+            inner = State(*(None if x is None else x.movedim(1, -1) for x in state))
         spikes, after = lif(current.movedim(2, -1), inner, parameters)
         return spikes.movedim(-1, 2), State(
             *(None if x is None else x.movedim(-1, 1) for x in after)
         )
+    state = state or _start(current, parameters)
     held = None
     if state.held is not None:
         held = current[-1]
@@ -52,6 +56,11 @@ def lif(current: Tensor, state: State | None, parameters: LIFParameters) -> tupl
         backend = _backend(current)
         spikes, membrane, _ = backend.forward(current, state.membrane, parameters, keep=False)
     return spikes, State(membrane, held)
+
+
+def _reads(current: Tensor) -> bool:
+    """Whether the kernel takes bfloat16 as it is, and widens it in the cache."""
+    return current.device.type == "cpu" and current.numel() >= COMPILED_FROM
 
 
 def _backend(current: Tensor) -> ModuleType:
@@ -71,17 +80,23 @@ def _channels_last(current: Tensor) -> bool:
     return not frame.is_contiguous() and frame.is_contiguous(memory_format=torch.channels_last)
 
 
-def _started(current: Tensor, state: State | None, parameters: LIFParameters) -> State:
-    if state is None:
-        zeros = torch.zeros(current.shape[1:], dtype=current.dtype, device=current.device)
-        return State(zeros, zeros if parameters.delay else None)
-    found, wanted = state.membrane, current[0]
-    if (found.shape, found.dtype, found.device) != (wanted.shape, wanted.dtype, wanted.device):
+def _start(current: Tensor, parameters: LIFParameters) -> State:
+    frame = current[0]
+    membrane = torch.zeros(frame.shape, dtype=_state_type(current), device=current.device)
+    return State(membrane, torch.zeros_like(frame) if parameters.delay else None)
+
+
+def _state_type(current: Tensor) -> torch.dtype:
+    return torch.float32 if current.dtype == torch.bfloat16 else current.dtype
+
+
+def _check(current: Tensor, state: State) -> None:
+    found, shape, dtype = state.membrane, current.shape[1:], _state_type(current)
+    if (found.shape, found.dtype, found.device) != (shape, dtype, current.device):
         raise ValueError(
             f"the state is {tuple(found.shape)} {found.dtype} on {found.device}, the current is "
-            f"{tuple(wanted.shape)} {wanted.dtype} on {wanted.device}: reset() before a new batch"
+            f"{tuple(shape)} {dtype} on {current.device}: reset() before a new batch"
         )
-    return state
 
 
 class _LIF(torch.autograd.Function):
