@@ -27,14 +27,25 @@ from snnrun.tracking_read import Record, finished
 README = Path(__file__).resolve().parents[1] / "README.md"
 START, END = "<!-- measured -->", "<!-- /measured -->"
 SEEDS = (0, 1, 2)
-# Overrides of each Fashion-MNIST row; the digits rows are all methods with nothing overridden.
-FASHION_MNIST: tuple[tuple[str, ...], ...] = (
-    ("method=bptt", "epochs=10"),
-    ("method=tet", "epochs=10"),
-    ("method=ottt", "epochs=10"),
-    ("method=saf", "epochs=10"),
-    ("method=dsr", "epochs=10"),
-    ("experiment=ssgd_fashion_mnist",),
+# A budget that lets all methods be compared on a small machine: same net, norm, steps and epochs.
+SMALL = (
+    "dataset=fashion_mnist",
+    "model.channels=[16,32]",
+    "model.norm=sws",
+    "method.timesteps=4",
+    "epochs=2",
+)
+# Overrides and seeds of each Fashion-MNIST row; the digits rows are all methods as they come.
+FASHION_MNIST: tuple[tuple[tuple[str, ...], tuple[int, ...]], ...] = (
+    (("method=bptt", *SMALL), SEEDS),
+    (("method=ottt", "method.online=false", *SMALL), SEEDS),
+    (("method=ottt", "method.online=true", *SMALL), SEEDS),
+    (("method=saf", "method.variant=e", *SMALL), SEEDS),
+    (("method=saf", "method.variant=f", *SMALL), SEEDS),
+    (("method=tet", "dataset=fashion_mnist"), (0,)),
+    (("experiment=ttfs_fashion_mnist",), (0,)),
+    (("experiment=ssgd_fashion_mnist",), (0,)),
+    (("experiment=ide_fashion_mnist", "epochs=30"), (0,)),
 )
 SHOWN = (
     "test/accuracy",
@@ -55,12 +66,20 @@ class Line:
     dataset: str
     method: str
     overrides: tuple[str, ...]
+    seeds: tuple[int, ...]
     hashes: frozenset[str]
 
     @property
     def command(self) -> tuple[str, ...]:
         """Arguments of snnrun."""
-        return ("train", "-m", *self.overrides, f"seed={','.join(map(str, SEEDS))}")
+        seeds = f"seed={','.join(map(str, self.seeds))}"
+        return ("train", *(["-m"] if len(self.seeds) > 1 else []), *self.overrides, seeds)
+
+    @property
+    def label(self) -> str:
+        """First column: the method and what of it is not as it comes."""
+        own = [o.removeprefix("method.") for o in self.overrides if o.startswith("method.")]
+        return " ".join([self.method, *(o for o in own if not o.startswith("timesteps"))])
 
     @property
     def name(self) -> str:
@@ -70,17 +89,13 @@ class Line:
 
 def lines() -> list[Line]:
     """All rows, their specifications composed and checked."""
-    digits = [(f"method={method}", "dataset=digits") for method in options("method")]
-    fashion = [
-        row if row[0].startswith("experiment") else (*row, "dataset=fashion_mnist")
-        for row in FASHION_MNIST
-    ]
+    digits = [((f"method={name}", "dataset=digits"), SEEDS) for name in options("method")]
     found = []
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        for row in (*digits, *fashion):
-            specs = [build(compose("config", [*row, f"seed={seed}"])) for seed in SEEDS]
+        for row, seeds in (*digits, *FASHION_MNIST):
+            specs = [build(compose("config", [*row, f"seed={seed}"])) for seed in seeds]
             hashes = frozenset(spec.hash for spec in specs)
-            found.append(Line(specs[0].dataset.name, specs[0].method.name, row, hashes))
+            found.append(Line(specs[0].dataset.name, specs[0].method.name, row, seeds, hashes))
     return found
 
 
@@ -114,7 +129,7 @@ def _section(table: Table, owner: dict[str, Line]) -> str:
     titles = ["method", *(TITLES.get(c.key, c.label) for c in columns), "command"]
     text = [
         f"**{table.dataset}**, measured {date} on {described(table.conditions)}. Mean ± standard "
-        f"deviation over {len(SEEDS)} seeds, the best of each column in bold.",
+        "deviation over the seeds of the command, the best of each column in bold.",
         "",
         f"| {' | '.join(titles)} |",
         f"|{'---|' * len(titles)}",
@@ -138,7 +153,7 @@ def _row(row: Row, line: Line) -> str:
             text = written(cell, column, apart=" ").replace("*", "")
             cells.append(f"**{text}**" if cell and cell.best else text)
     command = " ".join(("snnrun", *line.command))
-    return f"| {line.method} | {' | '.join(cells)} | `{command}` |"
+    return f"| {line.label} | {' | '.join(cells)} | `{command}` |"
 
 
 def rewritten(readme: str, measured: str) -> str:
@@ -156,6 +171,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="run these rows, e.g. digits/bptt")
     parser.add_argument("--table-only", action="store_true", help="run nothing, write the tables")
     parser.add_argument("--threads", type=int, help="hardware.threads of the runs")
+    parser.add_argument("--also", nargs="+", default=[], help="further stores with finished runs")
     chosen = parser.parse_args()
     work, rows = chosen.work.resolve(), lines()
     names = [line.name for line in rows]
@@ -167,7 +183,7 @@ def main() -> None:
         picked = not chosen.only or {line.name, line.dataset} & set(chosen.only)
         if picked and not complete(line, done):
             run(line, work, chosen.threads)
-    records = finished(f"{SQLITE}{store}")
+    records = [r for uri in (f"{SQLITE}{store}", *chosen.also) for r in finished(uri)]
     README.write_text(rewritten(README.read_text(), markdown(rows, records)))
     if missing := [line.name for line in rows if not complete(line, records)]:
         Console(stderr=True).print(f"not all seeds finished, left out: {', '.join(missing)}")
