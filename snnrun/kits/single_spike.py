@@ -108,8 +108,9 @@ class SingleSpikeKit(Kit):
     Asked for its parts in the order in which signals meet them, it keeps the mean square q of what
     arrives at the next synapse and scales that synapse to currents of variance θ² per step:
     Var W = θ² / (N q) for N inputs. For units that fire once, at any of T steps, q = 1/T and the
-    standard deviation is the paper's θ sqrt(T/N); a k x k average pool lowers q by k², and input
-    that is no spike train has its own q.
+    standard deviation is the paper's θ sqrt(T/N); input that is no spike train has its own q. A
+    k x k average pool divides by k² what weights without mean see of its input, q - q², so that
+    k² more variance makes up for it exactly.
 
     Args:
         neuron: the spec of a single-spike unit.

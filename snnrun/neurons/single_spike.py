@@ -55,7 +55,7 @@ def attached(h: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
 
 
 def order(h: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-    """z = double cumulative sum of H: 0 before the first crossing, 1 at it, above 1 after it."""
+    """Double cumulative sum z of H: 0 before the first crossing, 1 at it, above 1 after it."""
     count = memory[0] + h.cumsum(0)
     z = memory[1] + count.cumsum(0)
     return z, (count[-1], z[-1])

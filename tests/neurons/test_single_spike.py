@@ -115,9 +115,7 @@ def test_attached_gradient_is_that_of_the_loop_with_an_attached_flag():
 @pytest.mark.parametrize("surrogate", SURROGATES)
 def test_nothing_flows_to_currents_after_the_spike(units, surrogate):
     current = torch.randn(8, 1, units)
-    spikes, grad = gradient(
-        spec(surrogate=Surrogate(name=surrogate, width=2.0)).build(), current
-    )
+    spikes, grad = gradient(spec(surrogate=Surrogate(name=surrogate, width=2.0)).build(), current)
     late = spikes.cumsum(0) - spikes > 0
     assert late.any()
     assert not grad[late].any()
