@@ -14,6 +14,7 @@ HELP = f"""snnrun {__version__}: train spiking neural networks with any method, 
   snnrun check  [group=option ...] [key=value ...]       say what would run, and what is missing
   snnrun eval   RUN [key=value ...]                      evaluate a finished run again
   snnrun compare [key=value ...] [--baseline NAME]       finished runs side by side
+  snnrun export RUN --to FORMAT                          weights for other programs: nir, state_dict
   snnrun reproduce EXPERIMENT [seeds=N]                  a published row against the paper's number
   snnrun verify [group=option ...] [key=value ...]       definition checks on this machine
   snnrun ls     GROUP                                    list methods, datasets, models, ...
@@ -137,6 +138,12 @@ def _reproduce(arguments: list[str]) -> None:
     command(arguments)
 
 
+def _export(arguments: list[str]) -> None:
+    from snnrun.export import command
+
+    command(arguments)
+
+
 def _verify(arguments: list[str]) -> None:
     from snnrun.verify.command import command
 
@@ -146,6 +153,7 @@ def _verify(arguments: list[str]) -> None:
 COMMANDS = {
     "compare": _compare,
     "eval": _eval,
+    "export": _export,
     "ls": _ls,
     "reproduce": _reproduce,
     "ui": _ui,
