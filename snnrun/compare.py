@@ -110,7 +110,7 @@ class Row:
     def label(self) -> str:
         """What tells the group from the others, in one line."""
         return ", ".join(
-            value if key in HEADLINES[:2] else f"{key}={value}"
+            value if key in HEADLINES[:2] else f"{'T' if key == 'timesteps' else key}={value}"
             for key, value in self.settings.items()
         )
 
@@ -221,8 +221,10 @@ def settings_of(record: Record) -> dict[str, str]:
     for key, value in record.params.items():
         group, _, leaf = key.partition(".")
         place = group == "dataset" and leaf in WHERE_DATA_IS
-        if not (group in NOT_IN_HASH or key in ("seed", *_SAME_AS_TAG) or place):
+        if not (group in NOT_IN_HASH or key in ("seed", "init_from", *_SAME_AS_TAG) or place):
             settings[key] = value
+    # A place, different for every seed; that there is one is what counts.
+    settings["init_from"] = str(record.params.get("init_from", "None") != "None")
     return settings
 
 

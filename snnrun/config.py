@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from snnrun.methods.base import Method
     from snnrun.models.base import Model
     from snnrun.neurons.base import Neuron
+    from snnrun.report.raster import Report
     from snnrun.tracking import Tracking
 
 HERE = Path(__file__).resolve().parent
@@ -35,9 +36,10 @@ BASES = {
     "model": "snnrun.models.base.Model",
     "hardware": "snnrun.hardware.Hardware",
 }
-TOP = ("seed", "epochs", "eval_every", "init_from", "output_dir", "progress", "tracking", *BASES)
+NODES = ("tracking", "report", *BASES)
+TOP = ("seed", "epochs", "eval_every", "init_from", "output_dir", "progress", *NODES)
 # What changes neither the weights nor the figures measured on them; precision does.
-NOT_IN_HASH = ("hardware", "tracking", "output_dir", "progress", "experiment")
+NOT_IN_HASH = ("hardware", "tracking", "report", "output_dir", "progress", "experiment")
 WHERE_DATA_IS = ("root", "download", "cache_dir", "resident_limit_mib")
 
 T = TypeVar("T")
@@ -58,6 +60,7 @@ class RunSpec:
     model: "Model"
     hardware: "Hardware"
     tracking: "Tracking"
+    report: "Report"
     norm: str
     init_from: Path | None
     source: str | None  # spec hash of the run in init_from
@@ -94,6 +97,7 @@ def build(cfg: DictConfig) -> RunSpec:
         ConfigError: naming the key, what was found and what is accepted.
     """
     from snnrun.inheritance import identity
+    from snnrun.report.raster import Report
     from snnrun.tracking import Tracking
 
     tree = _resolved(cfg)
@@ -102,12 +106,18 @@ def build(cfg: DictConfig) -> RunSpec:
     tracking = typed(Tracking, tree["tracking"], "tracking")
     _check_values(tree)
     norm = _fit(groups["method"], groups["model"])
+    require(
+        groups["hardware"].precision != "bf16" or groups["method"].takes_bf16,
+        f"hardware.precision: method={groups['method'].name} is not known to train in bf16; "
+        "use fp32",
+    )
     neuron = groups["method"].neuron(groups["neuron"])
     init_from = Path(tree["init_from"]).resolve() if tree["init_from"] else None
     return RunSpec(
         **{key: tree[key] for key in ("seed", "epochs", "eval_every", "progress")},
         output_dir=Path(tree["output_dir"]).resolve(),
         tracking=tracking,
+        report=typed(Report, tree["report"], "report"),
         norm=norm,
         init_from=init_from,
         source=None if init_from is None else identity(init_from),
@@ -200,7 +210,7 @@ def _check_keys(tree: dict[str, Any]) -> None:
         raise ConfigError(_unknown(key, "key", list(TOP)))
     for key in TOP:
         require(key in tree, f"{key}: missing, every run needs it")
-    for key in ("tracking", *BASES):
+    for key in NODES:
         require(isinstance(tree[key], dict), f"{key}: {tree[key]!r} is not a group of keys")
 
 

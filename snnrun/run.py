@@ -218,7 +218,8 @@ class Run:
             tally = Tally.zero(self.device)
             if progress.tally is not None:
                 tally.load_state_dict(progress.tally)
-            progress.batch = loop.train_epoch(progress.epoch, progress.batch, tally)
+            with self.spec.hardware.products():
+                progress.batch = loop.train_epoch(progress.epoch, progress.batch, tally)
             if self.interrupt.requested:
                 self._stop(run_log, tally)
             metrics = tally.metrics("train") | {"latency/epoch_s": time.perf_counter() - started}
@@ -267,9 +268,16 @@ class Run:
         tags = loop.health.tags() | {"jobs_per_device": str(self.progress.jobs)}
         for key, value in tags.items():
             run_log.tag(key, value)
-        run_log.artifact(self.last)
-        run_log.artifact(self.best)
+        drawn = self._draw(test) if spec.report.raster else []
+        for file in (self.last, self.best, *drawn):
+            run_log.artifact(file)
         return self.progress.figures | metrics
+
+    def _draw(self, test: Batcher) -> list[Path]:
+        from snnrun.report.raster import draw
+
+        x, _ = next(test.epoch(0))
+        return draw(self.plain, x, self.spec.folder)
 
     def _stop(self, run_log: RunLog, tally: Tally) -> None:
         self.progress.tally = tally.state_dict()

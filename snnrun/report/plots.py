@@ -219,4 +219,6 @@ def _legend(figure: "Figure", axes: "Axes") -> None:
     if len(labels) > 1:
         widest = max(map(len, labels))
         columns = max(1, min(4, 72 // (widest + 6)))
+        lines = -(-len(labels) // columns)
+        figure.set_figheight(SIZE_IN[1] + 0.2 * max(0, lines - 3))
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)

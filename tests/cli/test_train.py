@@ -155,6 +155,12 @@ def test_sweep_with_two_workers_on_a_fresh_store(snnrun):
     assert int(jobs) >= 2
 
 
+def test_raster_of_every_layer_is_drawn_when_asked(snnrun):
+    snnrun("train", "epochs=1", "report.raster=true", *TINY)
+    drawn = snnrun.folder.glob("mlartifacts/**/artifacts/*.svg")
+    assert {file.name for file in drawn} == {"raster.svg", "rates.svg"}
+
+
 def test_failing_job_leaves_the_others_and_is_listed(snnrun):
     rates = "method.optim.lr=1e38,0.01"
     error = snnrun("train", "-m", rates, "method.optim.name=sgd", "epochs=1", *TINY, code=1).stderr
