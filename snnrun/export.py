@@ -8,6 +8,7 @@ and fire above their threshold; at it, which real-valued weights never reach, th
 import argparse
 from collections.abc import Iterator
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -100,6 +101,8 @@ def nodes(nir: ModuleType, net: nn.Module, shape: tuple[int, ...]) -> Iterator[A
         "use --to state_dict",
     )
     assert isinstance(net, Chain)
+    if isinstance(net.stem.op, nn.Linear):
+        shape = (prod(shape),)  # whether Flatten counts the batch differs between readers
     yield nir.Input(input_type=np.array(shape))
     for layer in net.layers:
         assert isinstance(layer, Layer)
@@ -179,6 +182,7 @@ def simulate(nir: ModuleType, graph: Any, x: Tensor) -> Tensor:
     """Outputs [T, B, classes] of a chain of NIR nodes for ``x`` [T, B, ...], steps of `DT`."""
     following = dict(graph.edges)
     name = next(n for n, node in graph.nodes.items() if isinstance(node, nir.Input))
+    x = x.reshape(*x.shape[:2], *graph.nodes[name].input_type["input"])
     while (name := following.get(name, "")) and not isinstance(graph.nodes[name], nir.Output):
         node = graph.nodes[name]
         if isinstance(node, nir.LIF | nir.IF):
