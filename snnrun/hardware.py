@@ -9,7 +9,8 @@ import torch
 from snnrun.errors import ConfigError, choice, require
 from snnrun.plan import Plan, Planning
 
-DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
+# Of weights, potentials and everything but the products that a training step computes in bf16.
+DTYPES = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.float32}
 
 
 @dataclass(kw_only=True)
@@ -70,6 +71,19 @@ class Hardware:
     def chosen(self) -> Plan:
         """How this machine computes; for a run's process, `prepare` has to come first."""
         return self.plan.plan(self.torch_device(), self.dtype)
+
+    def products(self) -> torch.autocast:
+        """Around training steps: matrix products in bfloat16 if the precision says so.
+
+        Spikes are exact in it; weights and currents are rounded to 8 bits. No weight is kept in
+        the lower precision, as methods may change weights within a step.
+        """
+        return torch.autocast(
+            self.torch_device().type,
+            dtype=torch.bfloat16,
+            enabled=self.precision == "bf16",
+            cache_enabled=False,
+        )
 
     def prepare(self, seed: int) -> None:
         """Set everything that is global to the process, as it may be reused between runs."""

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from snnrun.kernels.parameters import LIFParameters
+from snnrun.kernels.rows import BFLOAT16_ONE, load, memory, store
 from snnrun.kernels.slopes import CODES, compiled, cut, slopes
 
-BFLOAT16_ONE = 0x3F80
 BLOCK = 1024  # units that run together; 16 steps of their potentials take 64 KiB in fp32
 
 
@@ -37,7 +37,7 @@ def forward(
     spikes = torch.empty(current.shape, dtype=current.dtype)
     after = membrane.detach().clone(memory_format=torch.contiguous_format)
     steps, hop = _steps(current)
-    out, units = _numpy(spikes).reshape(len(current), -1), after.numpy().reshape(-1)
+    out, units = memory(spikes).reshape(len(current), -1), after.numpy().reshape(-1)
     constants = _constants(p, units.dtype)
     _split(units.size, lambda lo, hi: _forward(steps, hop, units, out, constants, lo, hi))
     return spikes, after, (current, membrane) if keep else ()
@@ -59,7 +59,7 @@ def backward(
     grad_before = grad_membrane.clone(memory_format=torch.contiguous_format)
     start = membrane.detach().contiguous().numpy().reshape(-1)
     above, above_hop = _steps(grad_spikes)
-    out, carried = _numpy(grad_current).reshape(len(rows), -1), grad_before.numpy().reshape(-1)
+    out, carried = memory(grad_current).reshape(len(rows), -1), grad_before.numpy().reshape(-1)
     constants, code = _constants(p, start.dtype), CODES[p.surrogate.name]
     _split(
         start.size,
@@ -78,12 +78,7 @@ def _steps(x: Tensor) -> tuple[np.ndarray, int]:
     x = x.detach()
     expanded = x.stride(0) == 0 and len(x) > 1
     rows = (x[:1] if expanded else x).contiguous()
-    return _numpy(rows).reshape(len(rows), -1), 0 if expanded else 1
-
-
-def _numpy(x: Tensor) -> np.ndarray:
-    """The tensor's own memory; bfloat16, which numpy does not have, as its 16 bits."""
-    return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
+    return memory(rows).reshape(len(rows), -1), 0 if expanded else 1
 
 
 def _constants(p: LIFParameters, dtype: np.dtype) -> tuple[np.floating, ...]:
@@ -131,37 +126,13 @@ def _forward(
         stop = min(start + BLOCK, hi)
         v, x = membrane[start:stop], scratch[: stop - start]
         for t in range(spikes.shape[0]):
-            _load(current[t * hop, start:stop], x)
+            load(current[t * hop, start:stop], x)
             s = spikes[t, start:stop]
             for j in range(v.size):
                 u = v[j] * before + x[j] * gain
                 fired = u > firing
                 v[j] = u * scale + offset if fired else u * after
                 s[j] = one if fired else 0
-
-
-@compiled
-def _load(row: np.ndarray, x: np.ndarray) -> None:
-    """Read a row into x [n], widening bfloat16."""
-    if row.itemsize == 2:
-        for j in range(x.size):
-            x[j] = np.uint32(np.uint32(row[j]) << np.uint32(16)).view(np.float32)
-    else:
-        for j in range(x.size):
-            x[j] = row[j]
-
-
-@compiled
-def _store(x: np.ndarray, row: np.ndarray) -> None:
-    """Write x [n] to a row, rounding to the nearest bfloat16, to even of two."""
-    if row.itemsize == 2:
-        for j in range(x.size):
-            bits = np.float32(x[j]).view(np.uint32)
-            odd = (bits >> np.uint32(16)) & np.uint32(1)
-            row[j] = np.uint32(bits + odd + np.uint32(0x7FFF)) >> np.uint32(16)
-    else:
-        for j in range(x.size):
-            row[j] = x[j]
 
 
 @compiled
@@ -193,10 +164,10 @@ def _backward(
             slopes(code, x, width, slope)
             if cutoff < np.inf:
                 cut(x, cutoff, slope)
-            _load(grad_spikes[t * grad_hop, start:stop], above[: x.size])
+            load(grad_spikes[t * grad_hop, start:stop], above[: x.size])
             _step_back(potentials[t], slope, above, carried[start:stop], x, constants)
             if hop:
-                _store(x, grad_current[t, start:stop])
+                store(x, grad_current[t, start:stop])
             else:
                 _add(x, grad_current[0, start:stop], t == steps - 1)
 
@@ -247,7 +218,7 @@ def _integrate(
     before, after, gain, scale, offset, _, _, _, _, firing = constants
     for t in range(potentials.shape[0]):
         row = potentials[t]
-        _load(current[t * hop, start : start + v.size], row[: v.size])
+        load(current[t * hop, start : start + v.size], row[: v.size])
         for j in range(v.size):
             u = v[j] * before + row[j] * gain
             v[j] = u * scale + offset if u > firing else u * after

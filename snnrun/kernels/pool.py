@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
+from snnrun.kernels.rows import memory
 from snnrun.kernels.slopes import compiled
 from snnrun.kernels.threads import spread
 
@@ -33,15 +34,15 @@ class _Average(Function):
         n, channels, height, width = grad.shape
         window = ctx.window
         out = torch.empty(n, height * window, width * window, channels, dtype=grad.dtype)
-        means = grad.permute(0, 2, 3, 1).contiguous().numpy().reshape(n * height, -1)
-        rows = out.numpy().reshape(n * height, window, -1)
-        scale = rows.dtype.type(1 / window**2)
-        spread(len(rows), lambda lo, hi: _share(means[lo:hi], rows[lo:hi], channels, scale))
+        shares = (grad / window**2).permute(0, 2, 3, 1).contiguous()
+        means, rows = memory(shares).reshape(n * height, -1), memory(out)
+        rows = rows.reshape(n * height, window, -1)
+        spread(len(rows), lambda lo, hi: _share(means[lo:hi], rows[lo:hi], channels))
         return out.permute(0, 3, 1, 2), None
 
 
 @compiled
-def _share(means: np.ndarray, rows: np.ndarray, channels: int, scale: float) -> None:
+def _share(means: np.ndarray, rows: np.ndarray, channels: int) -> None:
     """Give each value of means [n, w * C] to its window in rows [n, k, w * k * C]."""
     window = rows.shape[1]
     for i in range(means.shape[0]):
@@ -50,4 +51,4 @@ def _share(means: np.ndarray, rows: np.ndarray, channels: int, scale: float) -> 
                 for x in range(window):
                     to = (place * window + x) * channels
                     for c in range(channels):
-                        rows[i, y, to + c] = means[i, place * channels + c] * scale
+                        rows[i, y, to + c] = means[i, place * channels + c]

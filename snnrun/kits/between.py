@@ -34,7 +34,7 @@ def _tiled(op: nn.AvgPool2d, x: Tensor) -> bool:
         and op.padding == 0
         and op.divisor_override is None
         and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.float64)
+        and x.dtype in (torch.float32, torch.float64, torch.bfloat16)
         and x.numel() >= COMPILED_FROM
         and x.shape[-1] % window == 0
         and x.shape[-2] % window == 0

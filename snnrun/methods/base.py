@@ -129,13 +129,15 @@ class Method(ABC):
     A method never logs, saves, measures, moves data between devices or reads the configuration.
     ``norms`` lists the normalisations it can train, the first is its ``auto`` choice; ``needs``
     and ``refuses`` name features of the model (see Model.features), ``refuses`` with the reason.
-    ``channels_last`` says that its parts take maps in that memory layout without copying them.
+    ``channels_last`` says that its parts take maps in that memory layout without copying them,
+    ``takes_bf16`` that it trains with matrix products in bfloat16.
     """
 
     norms: ClassVar[tuple[str, ...]] = ("none",)
     needs: ClassVar[frozenset[str]] = frozenset()
     refuses: ClassVar[dict[str, str]] = {}
     channels_last: ClassVar[bool] = False
+    takes_bf16: ClassVar[bool] = False
 
     name: str
     timesteps: int

@@ -20,6 +20,7 @@ class BPTT(Method):
 
     norms: ClassVar[tuple[str, ...]] = ("tdbn", "bn", "sws", "none")
     channels_last: ClassVar[bool] = True
+    takes_bf16: ClassVar[bool] = True
 
     def step(self, net: Network, update: Update, x: Tensor, y: Tensor) -> StepOutput:
         """See Method.step."""
