@@ -1,0 +1,260 @@
+"""Training steps side by side: ours against SpikingJelly, snnTorch and norse on the same work.
+
+Every contender runs in a process of its own; in each round every process takes its turn with a few
+steps (forward, backward, SGD), one thread. CPU seconds per step are medians over rounds, ratios are
+taken within a round, peak memory is resident memory above that between steps. Before the
+timing each peer's first loss is compared with that of our net with the peer's kind of neuron.
+
+    python scripts/bench_peers.py [--peers PYTHON] [--workload NAME ...] [--only NAME ...]
+        [--rounds 5] [--json FILE] [--quick]
+
+PYTHON is the interpreter of an environment with spikingjelly, snntorch and norse; without it only
+ours and the ReLU net run. A name with +switches has float32 products sent to oneDNN and allocator
+thresholds raised, +compile also torch.compile, waiting for it before the first round.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PEERS = ("spikingjelly", "snntorch", "norse")
+CONTENDERS = (
+    "spikingjelly",
+    "spikingjelly+switches",
+    "snntorch",
+    "snntorch+switches",
+    "norse",
+    "relu+switches",
+    "ours",
+    "ours+bf16",
+)
+BASE = "spikingjelly"
+
+
+def child(contender: str, workload: str) -> None:
+    """Answer "loss NEURON" and "steps N" on standard input, one JSON line each."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+    name, _, how = contender.partition("+")
+    if how in ("switches", "compile"):
+        from ctypes import CDLL
+
+        for key, value in ((-1, 2**31 - 1), (-3, 2**30)):  # trim and mmap thresholds
+            CDLL(None).mallopt(key, value)
+    import torch
+
+    torch.set_num_threads(1)
+    if how in ("switches", "compile"):
+        torch.set_float32_matmul_precision("medium")
+    step = _step(name, how, workload)
+    from snnrun.measure.memory import _return_free_pages
+
+    before = 0
+    for line in sys.stdin:
+        if int(line) == 0:  # the libraries are loaded: what counts from here on is the steps
+            _return_free_pages()
+            before = _status("VmRSS")
+            Path("/proc/self/clear_refs").write_text("5")
+        start = time.process_time()
+        loss = [step() for _ in range(max(1, int(line)))][0]  # noqa: RUF015  # all are run
+        seconds = (time.process_time() - start) / max(1, int(line))
+        peak = (_status("VmHWM") - before) / 1024
+        print(json.dumps({"loss": loss, "seconds": seconds, "mib": peak}), flush=True)
+
+
+def _step(name: str, how: str, workload: str):
+    import torch
+    import torch.nn.functional as F
+    from peers_nets import BUILDERS, SAME_AS, WORKLOADS
+
+    make, steps, shape = WORKLOADS[workload]
+    torch.manual_seed(0)
+    stages = make()
+    with torch.no_grad():
+        for parameter in (p for op, _ in stages if op is not None for p in op.parameters()):
+            parameter.mul_(3)  # so that a tenth to a third of the units fire
+    torch.manual_seed(1)
+    lone = stages[-1][0] is None
+    x = torch.randn(steps, *shape) if lone else (torch.rand(steps, *shape) < 0.3).float()
+    y = torch.randint(10, shape[:1])
+    changes = SAME_AS[how.removeprefix("like-")] if how.startswith("like-") else {}
+    net, run = BUILDERS[name](stages, **changes)
+    if name == "ours" and not changes and not how.startswith("like-"):
+        run = _planned(net, run, bf16=how == "bf16")
+    if how == "compile":
+        run = torch.compile(run)
+    if lone:
+        x.requires_grad_()
+        grad = torch.randn_like(x)
+
+        def step() -> float:
+            x.grad = None
+            spikes = run(x)
+            spikes.backward(grad)
+            return spikes.detach().mean().item()
+
+        return step
+    optimiser = torch.optim.SGD(net.parameters(), lr=1e-4)
+
+    def step() -> float:
+        loss = F.cross_entropy(run(x).mean(0), y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return loss.item()
+
+    return step
+
+
+def _planned(net, run, *, bf16: bool):
+    """Ours as `snnrun train` runs it on this machine."""
+    import torch
+
+    from snnrun.plan import Planning
+
+    planning = Planning(probe=True, products=None, layout=None, allocator=None)
+    plan = planning.plan(torch.device("cpu"), torch.float32)
+    plan.prepare()
+    net.to(memory_format=plan.memory_format())
+    return torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False)(run)
+
+
+def _status(field: str) -> int:
+    text = Path("/proc/self/status").read_text()
+    return int(next(line for line in text.splitlines() if line.startswith(field)).split()[1])
+
+
+class Process:
+    """One contender, waiting for its turn."""
+
+    def __init__(self, python: str, contender: str, workload: str):
+        self.contender = contender
+        command = [python, __file__, "--child", contender, "--workload", workload]
+        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | threads,
+        )
+
+    def steps(self, count: int) -> dict[str, float]:
+        """Take some training steps; 0: one, with memory counted from here on."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(f"{count}\n")
+        self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise RuntimeError(f"{self.contender} ended: run it with --child to see why")
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.terminate()
+        self.process.wait()
+
+
+def measure(workload: str, contenders: list[str], peers: str | None, rounds: int, steps: int):
+    """Rows {contender: {seconds, ratio, mib, losses}} of one workload."""
+    pythons = {c: peers if c.startswith(PEERS) else sys.executable for c in contenders}
+    likes = [f"ours+like-{p}" for p in PEERS if any(c.startswith(p) for c in contenders)]
+    processes = [Process(pythons[c] or sys.executable, c, workload) for c in contenders]
+    checks = [Process(sys.executable, c, workload) for c in likes]
+    try:
+        first = {p.contender: p.steps(1)["loss"] for p in (*processes, *checks)}
+        for p in checks:
+            p.close()
+        _same_work(first)
+        for p in processes:
+            p.steps(2)  # warm
+            p.steps(0)
+        found = defaultdict(list)
+        for _ in range(rounds):
+            for p in processes:
+                found[p.contender].append(p.steps(steps))
+    finally:
+        for p in (*processes, *checks):
+            p.close()
+    base = found.get(BASE) or found[contenders[0]]
+    return {
+        name: {
+            "seconds": statistics.median(r["seconds"] for r in rows),
+            "ratio": statistics.median(
+                b["seconds"] / r["seconds"] for r, b in zip(rows, base, strict=True)
+            ),
+            "mib": max(r["mib"] for r in rows),
+            "first_loss": first[name],
+        }
+        for name, rows in found.items()
+    }
+
+
+def _same_work(first: dict[str, float]) -> None:
+    """The same loss at the first step as ours, up to rounding that flips a spike here and there."""
+    for name, loss in first.items():
+        library, _, how = name.partition("+")
+        like = f"ours+like-{library}" if library in PEERS else "ours+like-spikingjelly"
+        if library == "relu" or how.startswith("like-") or like not in first:
+            continue
+        tolerance = 2e-2 if how == "bf16" else 1e-3
+        if abs(loss - first[like]) > tolerance * abs(first[like]):
+            raise RuntimeError(f"{name} has loss {loss}, the same net of ours {first[like]}")
+
+
+def table(workload: str, rows: dict[str, dict[str, float]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table("", "CPU s/step", "times faster than the first", "MiB", "loss", title=workload)
+    for name, row in rows.items():
+        cells = (f"{row[k]:{f}}" for k, f in FORMATS.items())
+        shown.add_row(name, *cells)
+    Console(width=100).print(shown)
+
+
+FORMATS = {"seconds": ".4f", "ratio": ".2f", "mib": ".0f", "first_loss": ".5f"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--peers")
+    parser.add_argument("--workload", nargs="+")
+    parser.add_argument("--only", nargs="+")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true", help="a small net, one round, for tests")
+    chosen = parser.parse_args()
+    if chosen.child:
+        child(chosen.child, chosen.workload[0])
+        return
+    workloads = chosen.workload or ["mlp_t16", "mlp_t64", "conv_t8", "lif_t16", "lif_t64"]
+    rounds, steps = chosen.rounds, chosen.steps
+    if chosen.quick:
+        workloads, rounds, steps = ["small"], 1, 1
+    names = chosen.only or CONTENDERS
+    names = [n for n in names if chosen.peers or not n.startswith(PEERS)]
+    results = {}
+    for workload in workloads:
+        use = [
+            n
+            for n in names
+            if not (workload.startswith("lif") and n in ("relu+switches", "ours+bf16"))
+        ]
+        results[workload] = measure(workload, use, chosen.peers, rounds, steps)
+        table(workload, results[workload])
+    if chosen.json:
+        chosen.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+import pytest
+import torch
+from torch import nn
+
+from snnrun.kernels.multistep import COMPILED_FROM, lif
+from snnrun.kernels.parameters import LIFParameters
+from snnrun.kits.between import Between
+from snnrun.kits.synapse import Synapse
+from snnrun.neurons.surrogate import Surrogate
+
+UNITS = LIFParameters(
+    leak=0.5,
+    threshold=1.0,
+    hard=False,
+    rest=0.0,
+    surrogate=Surrogate(name="sigmoid", width=4.0),
+    detach_reset=True,
+    fires_at_threshold=True,
+    decay_input=False,
+    leak_reset=True,
+    delay=0,
+)
+SHAPE = (4, 8, 16, 8, 8)
+
+
+def maps(dtype=torch.float64):
+    assert torch.Size(SHAPE).numel() >= COMPILED_FROM
+    return torch.randn(SHAPE, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+
+def last(x):
+    """The same values with the channels innermost."""
+    return x.movedim(2, -1).contiguous().movedim(-1, 2)
+
+
+def run(x, chunks=1):
+    x = x.detach().requires_grad_()
+    state, spikes = None, []
+    for chunk in x.chunk(chunks):
+        out, state = lif(chunk, state, UNITS)
+        spikes.append(out)
+    out = torch.cat(spikes)
+    weights = torch.arange(out.numel(), dtype=out.dtype).view(out.shape) / out.numel()
+    (out * weights).sum().backward()
+    return out.detach(), x.grad
+
+
+@pytest.mark.parametrize("chunks", [1, 4])
+def test_channels_last_maps_give_the_same_spikes_and_gradients(chunks):
+    for plain, fast in zip(run(maps(), chunks), run(last(maps()), chunks), strict=True):
+        assert torch.equal(plain, fast)
+
+
+def test_channels_last_currents_give_channels_last_spikes():
+    spikes, _ = lif(last(maps()), None, UNITS)
+    assert spikes[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_bfloat16_currents_are_integrated_in_single_precision():
+    current = maps(torch.bfloat16)
+    spikes, grad = run(current)
+    expected, expected_grad = run(current.float())
+    assert spikes.dtype == grad.dtype == torch.bfloat16
+    assert torch.equal(spikes.float(), expected)
+    torch.testing.assert_close(grad.float(), expected_grad, rtol=1e-2, atol=1e-4)
+
+
+def test_a_static_current_gets_the_sum_of_its_steps_gradients():
+    x = torch.rand(1, 8, 32, dtype=torch.float64)
+    op = nn.Linear(32, 512).double()
+    grads = []
+    for steps in (x.expand(5, *x.shape[1:]), x.repeat(5, 1, 1)):
+        op.zero_grad()
+        spikes, _ = lif(Synapse(op)(steps) * 4, None, UNITS)
+        (spikes * torch.arange(1.0, 6).view(5, 1, 1)).sum().backward()
+        grads.append(op.weight.grad.clone())
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_average_pool_of_channels_last_maps_has_torchs_gradient(dtype):
+    pool = nn.AvgPool2d(2)
+    found = []
+    for x, op in ((last(maps(dtype)), Between(pool)), (maps(dtype), Between(pool))):
+        x.requires_grad_()
+        y = op(x)
+        (y * y.detach()).sum().backward()
+        found.append((y.detach(), x.grad))
+    for fast, plain in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain)

@@ -1,0 +1,72 @@
+import json
+
+import pytest
+import torch
+
+from snnrun import plan as plans
+from snnrun.errors import ConfigError, UserError
+from snnrun.plan import LARGEST_ERROR, Plan, Planning, probe
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    plans._kept.cache_clear()
+    yield
+    plans._kept.cache_clear()
+
+
+def planning(**keys):
+    return Planning(**({"probe": True, "products": None, "layout": None, "allocator": None} | keys))
+
+
+def test_probe_bounds_the_error_and_leaves_torch_as_it_was():
+    precision, state = torch.get_float32_matmul_precision(), torch.get_rng_state()
+    assert 0 < probe().error <= LARGEST_ERROR
+    assert torch.get_float32_matmul_precision() == precision
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_machine_is_probed_once(tmp_path, monkeypatch):
+    first = planning().plan(CPU, torch.float32)
+    monkeypatch.setattr(plans, "probe", lambda: pytest.fail("probed again"))
+    plans._kept.cache_clear()
+    assert planning().plan(CPU, torch.float32) == first
+
+
+def test_an_unreadable_cache_is_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(plans, "probe", lambda: Plan(products="onednn"))
+    planning().plan(CPU, torch.float32)
+    (file,) = (tmp_path / "snnrun" / "plans").iterdir()
+    file.write_text("{")
+    plans._kept.cache_clear()
+    assert planning().plan(CPU, torch.float32).products == "onednn"
+    assert json.loads(file.read_text())["products"] == "onednn"
+
+
+def test_fp64_keeps_the_products_and_layout_of_torch(monkeypatch):
+    fast = Plan(products="onednn", layout="channels_last", allocator="keep")
+    monkeypatch.setattr(plans, "probe", lambda: fast)
+    assert planning().plan(CPU, torch.float64) == Plan(allocator="keep")
+
+
+def test_named_choices_win_over_the_probe(monkeypatch):
+    monkeypatch.setattr(plans, "probe", lambda: Plan(products="onednn", error=1e-7))
+    assert planning(products="plain").plan(CPU, torch.float32) == Plan()
+    assert planning(probe=False, layout="channels_last").plan(CPU, torch.float32) == Plan(
+        layout="channels_last"
+    )
+
+
+def test_an_unknown_choice_names_the_key():
+    with pytest.raises(ConfigError, match=r"plan\.layout: 'rows' is not one of"):
+        planning(layout="rows")
+
+
+def test_another_plan_is_refused_on_resume_with_the_key_to_add():
+    begun = Plan(products="onednn").choices()
+    Plan(products="onednn", error=1e-7).check_continues(begun)
+    with pytest.raises(UserError, match=r"hardware\.plan\.products=onednn$"):
+        Plan().check_continues(begun)
