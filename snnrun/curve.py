@@ -29,7 +29,7 @@ class Curve:
         """Print one row per value."""
         columns = [c for c in COLUMNS if all(c[0] in row for row in self.figures.values())]
         table = Table()
-        for name in (self.key, *(label for _, label, _ in columns)):
+        for name in (self.key.rpartition(".")[2], *(label for _, label, _ in columns)):
             table.add_column(name, justify="right")
         for value, row in self.figures.items():
             table.add_row(value, *(form.format(row[metric]) for metric, _, form in columns))
