@@ -38,13 +38,9 @@ def lif(current: Tensor, state: State | None, parameters: LIFParameters) -> tupl
     if state is not None:
         _check(current, state)
     if _channels_last(current):  # the kernels see plain rows, the caller's layout is kept
-        inner = None
-        if state is not None:
-            inner = State(*(None if x is None else x.movedim(1, -1) for x in state))
+        inner = None if state is None else _moved(state, 1, -1)
         spikes, after = lif(current.movedim(2, -1), inner, parameters)
-        return spikes.movedim(-1, 2), State(
-            *(None if x is None else x.movedim(-1, 1) for x in after)
-        )
+        return spikes.movedim(-1, 2), _moved(after, -1, 1)
     state = state or _start(current, parameters)
     held = None
     if state.held is not None:
@@ -56,6 +52,12 @@ def lif(current: Tensor, state: State | None, parameters: LIFParameters) -> tupl
         backend = _backend(current)
         spikes, membrane, _ = backend.forward(current, state.membrane, parameters, keep=False)
     return spikes, State(membrane, held)
+
+
+def _moved(state: State, source: int, target: int) -> State:
+    """The state with one dimension of its tensors moved."""
+    held = None if state.held is None else state.held.movedim(source, target)
+    return State(state.membrane.movedim(source, target), held)
 
 
 def _reads(current: Tensor) -> bool:
