@@ -83,12 +83,12 @@ def test_first_layer_current_has_unit_variance_for_standardised_pixels(kit):
 @pytest.mark.parametrize("norm", ["wn", "none"])
 def test_weights_behind_a_pool_make_up_for_its_area(kit, norm):
     parts = kit(norm)
-    conv, pool = nn.Conv2d(64, 64, 3), parts.between(nn.AvgPool2d(2))
+    conv, pool = nn.Conv2d(64, 512, 3), parts.between(nn.AvgPool2d(2))
     pooled = parts.connect(conv)
     unpooled = parts.connect(nn.Conv2d(64, 64, 3))
     ratio = pooled.op.weight.std() / unpooled.op.weight.std()
     assert ratio.item() == pytest.approx(2, rel=0.02)
-    arriving = pool(one_spike_each(T, 8, 64, 16, 16))
+    arriving = pool(one_spike_each(T, 8, 64, 12, 12))
     # mean square behind the pool: q/k² + (1 - 1/k²) q², of which rows without mean see q/k² - q²/k²
     expected = 1 + 3 / T if norm == "none" else 1 - 1 / T
     assert pooled(arriving).var().item() == pytest.approx(expected, rel=0.05)
