@@ -1,5 +1,7 @@
 """The kit of spike representation: amplitude-carrying spikes travel, and the outputs fire, too."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from snnrun.kits.plain import Kit
@@ -9,7 +11,7 @@ from snnrun.kits.synapse import Op, Synapse
 class SpikingReadout(Synapse):
     """A readout whose currents drive neurons; the outputs are their spikes."""
 
-    def __init__(self, op: Op, neuron: nn.Module, **norms: nn.Module):
+    def __init__(self, op: Op, neuron: nn.Module, **norms: Any):
         super().__init__(op, **norms)
         self.neuron = neuron
 
