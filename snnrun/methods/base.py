@@ -177,7 +177,7 @@ class Method(ABC):
 
     def decode(self, outputs: Tensor) -> Tensor:
         """Logits [B, C] from the plain form's outputs [T, B, C]: their mean over time."""
-        return outputs.mean(0)
+        return outputs.mean(0, dtype=torch.promote_types(outputs.dtype, torch.float32))
 
     def decision_steps(self, outputs: Tensor) -> Tensor:
         """Steps [B] until the answer is fixed: the first after which the class stays the same."""
