@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 KERNELS = ("auto", "numba", "torch", "triton")
 # Share of the dense work, spikes in plus active below, from which the dense form is faster.
-DENSE_FROM = 0.5
+DENSE_FROM = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +44,12 @@ def backend(kernel: str, device: torch.device) -> ModuleType:
     Raises:
         ConfigError: for numba on another device.
     """
-    require(
-        kernel != "numba" or device.type == "cpu",
-        f"method.kernel: numba runs on the CPU, not on {device}; use auto",
-    )
     if kernel == "auto":
         kernel = "numba" if device.type == "cpu" else "torch"
     if kernel == "numba":
+        require(
+            device.type == "cpu", f"method.kernel: numba runs on the CPU, not on {device}; use auto"
+        )
         from snnrun.kernels import events_cpu
 
         return events_cpu

@@ -164,10 +164,16 @@ def _ones(x: np.ndarray, bits: np.ndarray, lo: int, hi: int) -> tuple[np.ndarray
 
 @compiled
 def _add_rows(index: np.ndarray, lo: int, hi: int, weight: np.ndarray, out: np.ndarray) -> None:
-    for e in range(lo, hi):
-        row = weight[index[e]]
+    """Add the weights of the events from lo to hi, four at a time to spare trips to memory."""
+    whole = lo + (hi - lo) // 4 * 4
+    for e in range(lo, whole, 4):
+        a, b, c, d = index[e], index[e + 1], index[e + 2], index[e + 3]
         for j in range(out.size):
-            out[j] += row[j]
+            out[j] = out[j] + weight[a, j] + weight[b, j] + weight[c, j] + weight[d, j]
+    for e in range(whole, hi):
+        a = index[e]
+        for j in range(out.size):
+            out[j] += weight[a, j]
 
 
 @compiled

@@ -1,4 +1,4 @@
-"""Sparse spiking gradient descent against autograd for every kernel: properties of its equations."""
+"""Sparse spiking gradient descent against autograd, for every kernel (all it promises)."""
 
 import logging
 import os
