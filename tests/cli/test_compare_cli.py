@@ -19,11 +19,16 @@ def test_sweep_is_compared_from_the_same_folder(snnrun):
     assert [(float(bptt["test/accuracy mean"]),)] == logged
     assert float(bptt["energy/inference_uj ratio"]) == 1
 
+    (report,) = snnrun.folder.glob("mlartifacts/**/artifacts/report.html")
+    assert report.read_text().count("<figure>") >= 5
+    snnrun("compare", "method=tet", "--html", "tet.html")
+    assert "bptt" not in (snnrun.folder / "tet.html").read_text()
+
 
 def test_mistakes_are_one_line(snnrun):
     assert "no runs at" in snnrun("compare", code=1).stderr
     assert not list(snnrun.folder.iterdir())
-    snnrun("train", *TINY)
+    snnrun("train", "method=tet", *TINY)
     for arguments, message in {
         ("method=tat",): "error: method=tat: no finished run; there are tet",
         ("--by", "methd"): "error: methd: no such key in any run; did you mean method?",
