@@ -95,17 +95,28 @@ def _claim(folder: Path, display: Display) -> Iterator[None]:
             lock.acquire(blocking=False)
         except Timeout:
             display.say(f"another process runs this specification ({folder}); waiting for it")
-            lock.acquire()
+            _wait(lock, folder)
         except OSError as error:
             raise unwritable(folder, error) from error
         try:
             yield
         except BaseException:
-            with suppress(OSError):  # else a folder in which nothing was made would stay
-                (folder / "lock").unlink()
+            # A folder in which nothing was made goes. Any other keeps its lock: who waits for the
+            # file and who comes later would else each own one.
+            with suppress(OSError):
+                if [path.name for path in folder.iterdir()] == ["lock"]:
+                    (folder / "lock").unlink()
             raise
         finally:
             lock.release()
+
+
+def _wait(lock: FileLock, folder: Path) -> None:
+    while not lock.is_locked:
+        try:
+            lock.acquire()
+        except FileNotFoundError:  # its owner failed with nothing made, and took the folder away
+            folder.mkdir(parents=True, exist_ok=True)
 
 
 def _skip(spec: RunSpec, store: Store, metrics: dict[str, float], display: Display) -> float:
