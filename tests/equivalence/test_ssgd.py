@@ -18,12 +18,7 @@ from snnrun.kernels import event_stack as event_stack_module
 from snnrun.kernels.event_stack import Plan, backend, event_stack, gather
 from snnrun.kernels.events import Events, Incoming, Readout, Record, Unit, from_mask, rows, to_dense
 from snnrun.kernels.events_torch import compact
-from snnrun.measure.health import Health
 from snnrun.measure.memory import SavedBytes
-from snnrun.measure.spikes import SpikeMeter
-from snnrun.methods.base import Method
-from snnrun.methods.ssgd import _weights
-from snnrun.run import build_net
 
 LIF = Unit(leak=0.9, synapse=None, threshold=1.0, drop=1.0, window=0.2, steepness=100.0)
 CUBA = replace(LIF, leak=0.85, synapse=0.7)
@@ -387,53 +382,6 @@ def test_convolution_equals_the_neurons_of_the_plain_form(monkeypatch, limit, st
         list(torch.autograd.grad(spikes, wanted, grad)),
         list(torch.autograd.grad(plain, wanted, grad)),
     ) < 1e-12  # fmt: skip
-
-
-@pytest.mark.parametrize("neuron", ["lif", "cuba_lif"])
-@pytest.mark.parametrize("reduce", ["max", "sum"])
-def test_plain_form_gives_the_logits_and_gradients_of_the_event_driven_one(
-    neuron, reduce, specified
-):
-    spec = specified(
-        "method=ssgd", f"neuron={neuron}", f"method.readout={reduce}", "dataset=synthetic",
-        "method.timesteps=24", "model.hidden=[24,20]", "hardware.precision=fp64",
-        "neuron.leak=0.9", "method.init=normal",
-    )  # fmt: skip
-    method = spec.method
-    model, plain = build_net(spec, CPU)
-    x = (torch.rand(24, 6, 1, 8, 8) < 0.1).double()
-    arrived = gather(x, "auto")
-    found = event_stack(arrived, 6, [*_weights(model)], method._plan(model))
-    logits, counts = method._by_layer(plain, x)
-    assert counts[1].sum() > 0
-    torch.testing.assert_close(found[0], logits, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(method.decode(plain(x)), logits)
-    grads = [torch.autograd.grad(out.square().sum(), w) for out, w in (
-        (found[0], _weights(model)), (logits, _weights(plain)))]  # fmt: skip
-    assert worst(*map(list, grads)) < 1e-9
-
-
-def test_decision_steps_are_those_of_decoding_every_prefix(specified):
-    for reduce in ("max", "sum"):
-        method = specified("method=ssgd", f"method.readout={reduce}").method
-        outputs = torch.randn(15, 8, 4)
-        assert torch.equal(method.decision_steps(outputs), Method.decision_steps(method, outputs))
-
-
-def test_a_dead_layer_is_reported(specified, caplog):
-    spec = specified("method=ssgd", "dataset=synthetic", "model.hidden=[12,12]")
-    model, plain = build_net(spec, CPU)
-    with torch.no_grad():
-        _weights(model)[1].zero_()
-    update, health = spec.method.setup(model), Health()
-    x = (torch.rand(10, 4, 1, 8, 8) < 0.9).float()
-    spec.method.step(model, update, x, torch.arange(4))
-    health.check_gradients(model)
-    with SpikeMeter(plain) as meter:
-        plain(x)
-    health.check_spikes(meter.rates())
-    assert health.tags()["health/silent"].endswith("layers.1.neuron")
-    assert "layers.1.synapse.op.weight" in health.tags()["health/no_gradient"]
 
 
 def test_busy_layers_run_dense_and_it_is_said_once(caplog):
