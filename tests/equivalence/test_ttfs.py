@@ -89,9 +89,9 @@ def test_weights_behind_a_pool_make_up_for_its_area(kit, norm):
     ratio = pooled.op.weight.std() / unpooled.op.weight.std()
     assert ratio.item() == pytest.approx(2, rel=0.02)
     arriving = pool(one_spike_each(T, 8, 64, 12, 12))
-    # mean square behind the pool: q/k² + (1 - 1/k²) q², of which rows without mean see q/k² - q²/k²
+    # Mean square behind the pool: q/k² + (1 - 1/k²) q²; rows without mean see (q - q²)/k² of it.
     expected = 1 + 3 / T if norm == "none" else 1 - 1 / T
-    assert pooled(arriving).var().item() == pytest.approx(expected, rel=0.05)
+    assert pooled(arriving).var().item() == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+"""Units with one spike in continuous time that compute what a rectified unit computes, exactly.
+
+Stanojevic et al., Nature Communications 15:6793 (2024). All times count from tmin, the end of the
+window in which the inputs fire. Each input spike adds a ramp to the membrane, so that at tmin it
+has reached V = sum_j W_ij (tmin - t_j); from then on it rises with slope 1 towards the threshold
+`window - bias` and crosses it at `window - bias - V`, unless the window ends before.
+"""
+
+import torch
+from torch import Tensor
+
+from snnrun.neurons.base import SpikingNeuron
+
+
+class SpikeTimeNeuron(SpikingNeuron):
+    """From V + bias [1, B, ...] to how long before the end of its window each unit fires.
+
+    That lead is what the next layer's ramps have run for when its own window begins. It is 0 for
+    a unit that stays silent, and relu(V + bias) as long as no unit would fire before its window.
+
+    Args:
+        margin: the window is this times the largest lead seen in training (1.5 in the paper).
+    """
+
+    window: Tensor
+    threshold = 0.0  # differs from unit to unit: window - bias
+
+    def __init__(self, margin: float):
+        super().__init__()
+        self.margin = margin
+        self.register_buffer("window", torch.ones(()))
+
+    def reset(self) -> None:
+        """Nothing is carried: a sequence is one step."""
+
+    def detach(self) -> None:
+        """Nothing is carried."""
+
+    def times(self, charge: Tensor) -> Tensor:
+        """Spike time after tmin, 0 to window, from V + bias; the window's end stands for none."""
+        return torch.minimum((self.window - charge).clamp(min=0), self.window)
+
+    def forward(self, current: Tensor) -> Tensor:
+        """Leads [1, B, ...]; in training mode the window grows with them."""
+        if self.training:
+            largest = current.detach().max() * self.margin
+            self.window.copy_(torch.maximum(self.window, largest))
+        return self.window - self.times(current)
