@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import json
 import pkgutil
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from inspect import isabstract
@@ -186,6 +187,22 @@ def explain(error: HydraException | OmegaConfBaseException) -> str:
     return f"{error.override}: {text}" if isinstance(error, OverrideParseException) else text
 
 
+def of_composition(error: Exception) -> bool:
+    """Whether Hydra stumbled over the choice of an option, as for ``method=null``."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__") == "hydra._internal.defaults_list"
+
+
+def explain_groups(arguments: list[str]) -> str:
+    """One line for ``method=null`` or ``=3``, which Hydra refuses without naming the group."""
+    for argument in arguments:
+        group, _, option = argument.partition("=")
+        options = [file.stem for file in sorted((CONF / group).glob("*.yaml"))]
+        if group and options and not set(option.split(",")) <= {*options}:
+            return _unknown(argument, "option", options, name=option)
+    return f"{' '.join(arguments)}: a config group takes the name of an option"
+
+
 def _keys_below(tree: Any, prefix: str = "") -> Iterator[str]:
     for key in tree if isinstance(tree, dict) else ():
         if not prefix and key in ("hydra", "_target_"):
@@ -221,6 +238,7 @@ def _check_values(tree: dict[str, Any]) -> None:
             isinstance(value, int) and not isinstance(value, bool) and value >= least,
             f"{key}: {value!r} is not a whole number of at least {least}",
         )
+    require(tree["seed"] < 2**64, f"seed: {tree['seed']} has more than 64 bits")
     folder = tree["output_dir"]
     require(isinstance(folder, str), f"output_dir: {folder!r} is not the name of a folder")
     source = tree["init_from"]

@@ -1,5 +1,6 @@
 """Where a run computes: device, precision, threads, determinism, energy constants."""
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -19,6 +20,11 @@ class Energy:
 
     e_ac_pj: float
     e_mac_pj: float
+
+    def __post_init__(self) -> None:
+        """Refuse what would make the energy of a finished run a number that no store takes."""
+        for key, value in vars(self).items():
+            require(0 <= value < math.inf, f"energy.{key}: {value} is negative or not finite")
 
 
 @dataclass(kw_only=True)

@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from snnrun.config import CONF, explain
+from snnrun.config import CONF, explain, explain_groups, of_composition
 from snnrun.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,10 @@ def launch(task: Callable[[DictConfig], float]) -> None:
         job()
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {explain(error)}")
+    except (TypeError, ValueError) as error:
+        if not of_composition(error):
+            raise
+        sys.exit(f"error: {explain_groups(sys.argv[1:])}")
     except JobFailed:
         sys.exit(1)
 

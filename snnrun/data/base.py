@@ -116,6 +116,10 @@ class Dataset(ABC):
         test = self.store("test", timesteps)
         test.mean, test.std = train.mean, train.std
         held = held_out(train.labels, self.validation, seed)
+        require(
+            len(held) < len(train),
+            f"dataset.validation: {self.validation} of {len(train)} samples leaves none",
+        )
         kept = torch.ones(len(train), dtype=torch.bool)
         kept[held] = False
         return Splits(

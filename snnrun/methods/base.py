@@ -34,9 +34,14 @@ class Optim:
         """Check names and ranges."""
         choice("optim.name", self.name, ("sgd", "adam"))
         choice("optim.schedule", self.schedule, ("constant", "cosine", "drops"))
-        require(self.lr >= 0, f"optim.lr: {self.lr} is negative")
+        for key in ("lr", "weight_decay"):
+            value = getattr(self, key)
+            require(0 <= value < math.inf, f"optim.{key}: {value} is negative or not finite")
+        require(
+            self.name != "adam" or self.lr <= 1e30,
+            f"optim.lr: {self.lr} is more than Adam can divide by its bias correction, 1e30",
+        )
         require(0 <= self.momentum < 1, f"optim.momentum: {self.momentum} is not in [0, 1)")
-        require(self.weight_decay >= 0, f"optim.weight_decay: {self.weight_decay} is negative")
         require(self.warmup_steps >= 0, f"optim.warmup_steps: {self.warmup_steps} is negative")
         require(
             self.clip_norm is None or self.clip_norm > 0,

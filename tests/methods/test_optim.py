@@ -127,10 +127,10 @@ def test_momentum_is_the_first_beta_of_adam():
     [
         ({"name": "adamax"}, "optim.name: 'adamax' is not one of sgd, adam"),
         ({"schedule": "step"}, "optim.schedule: 'step' is not one of constant, cosine"),
-        ({"lr": -1.0}, "optim.lr: -1.0 is negative"),
+        ({"lr": -1.0}, "optim.lr: -1.0 is negative or not finite"),
         ({"lr": float("nan")}, "optim.lr: nan"),
         ({"momentum": 1.0}, r"optim.momentum: 1.0 is not in \[0, 1\)"),
-        ({"weight_decay": -0.1}, "optim.weight_decay: -0.1 is negative"),
+        ({"weight_decay": -0.1}, "optim.weight_decay: -0.1 is negative or not finite"),
         ({"warmup_steps": -1}, "optim.warmup_steps: -1 is negative"),
         ({"clip_norm": 0.0}, "optim.clip_norm: 0.0 is not null or a positive number"),
     ],
