@@ -21,7 +21,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from snnrun.config import explain
+from snnrun.config import explain, explain_groups, of_composition
 from snnrun.errors import UserError
 from snnrun.folders import made
 
@@ -55,6 +55,11 @@ class Sweep(Callback):
             raise SystemExit(f"error: {error}") from error
         except (HydraException, OmegaConfBaseException) as error:
             raise SystemExit(f"error: {explain(error)}") from error
+        except (TypeError, ValueError) as error:
+            if not of_composition(error):
+                raise
+            arguments = list(config.hydra.overrides.task)
+            raise SystemExit(f"error: {explain_groups(arguments)}") from error
         atexit.register(self._close, complete=False)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -10,6 +10,8 @@ MISTAKES = {
     "added key": (["+foo=1"], "foo: no such key"),
     "wrong type": (["method.timesteps=many"], "method.timesteps: Value 'many'"),
     "wrong option": (["method=bpt"], "method=bpt: no such option; did you mean bptt?"),
+    "no option": (["method=null"], "method=null: no such option (options: ann, bptt"),
+    "long seed": (["seed=18446744073709551616"], "seed: 18446744073709551616 has more than 64"),
     "wrong group": (["methd=bptt"], "methd: no such key; did you mean method?"),
     "syntax": (["seed=[1"], "seed=[1: "),
     "no such folder": (["--config-dir", "mine/conf"], "mine/conf"),
