@@ -331,13 +331,27 @@ def prepare(tracking: Tracking, launch_dir: Path) -> Store:
     database = Path(uri.removeprefix(SQLITE))
     # Two processes that both find an empty database both migrate it, and one dies.
     with _sole_user(database):
+        if not database.stat().st_size:
+            _migrate(database)
         return _open(uri, tracking.experiment, artifacts=database.parent / "mlartifacts")
+
+
+def _migrate(database: Path) -> None:
+    """Make a store whole or not at all; half its tables, after a kill, would open never again."""
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # two lines per new store
+    new = database.with_name(f".{database.name}.new")
+    for left in (new, new.with_name(f"{new.name}-journal")):
+        left.unlink(missing_ok=True)
+    with reaching(f"{SQLITE}{new}"):
+        MlflowClient(tracking_uri=f"{SQLITE}{new}").search_experiments(max_results=1)
+    new.replace(database)
 
 
 def _open(uri: str, experiment: str, artifacts: Path | None) -> Store:
     from mlflow import MlflowClient
 
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # two lines per new store
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line per attempt
     with reaching(uri):
         client = MlflowClient(tracking_uri=uri)
