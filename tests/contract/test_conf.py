@@ -46,7 +46,7 @@ def test_name_is_that_of_the_file(file):
 
 
 def test_default_run_is_accepted(specified):
-    assert specified().name == "tet-mlp-T4-s0"
+    assert specified().name == "saf-mlp-T6-s0"
 
 
 def test_method_is_accepted_with_its_own_choices(method, fitting):
