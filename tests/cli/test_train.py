@@ -53,7 +53,7 @@ def test_train_records_every_metric_and_is_not_repeated(snnrun):
     command = ("train", "epochs=2", *TINY)
     assert "evaluate again: snnrun eval" in snnrun(*command).stderr
     ((run_id, name, status),) = snnrun.runs()
-    assert (name, status) == ("tet-mlp-T4-s0", "FINISHED")
+    assert (name, status) == ("saf-mlp-T6-s0", "FINISHED")
     metrics = snnrun.metrics(run_id)
     assert {key for key in EVERY_EPOCH if {(key, 1), (key, 2)} - set(metrics)} == set()
     assert {key for key in AT_THE_END if (key, 2) not in metrics} == set()
@@ -162,8 +162,8 @@ def test_raster_of_every_layer_is_drawn_when_asked(snnrun):
 
 
 def test_failing_job_leaves_the_others_and_is_listed(snnrun):
-    rates = "method.optim.lr=1e38,0.01"
-    error = snnrun("train", "-m", rates, "method.optim.name=sgd", "epochs=1", *TINY, code=1).stderr
+    rates = ("method=tet", "method.optim.lr=1e38,0.01")
+    error = snnrun("train", "-m", *rates, "method.optim.name=sgd", "epochs=1", *TINY, code=1).stderr
     assert "Traceback" not in error
     assert "1 of 2 runs did not finish: tet-mlp-T4-s0 (FAILED)" in error
     assert sorted(status for _, _, status in snnrun.runs()) == ["FAILED", "FAILED", "FINISHED"]
@@ -171,7 +171,7 @@ def test_failing_job_leaves_the_others_and_is_listed(snnrun):
 
 LIGHT = {
     "help": (["train", "--help"], {}, "Examples"),
-    "composed": (["train", "--cfg", "job"], {}, "_target_: snnrun.methods.tet.TET"),
+    "composed": (["train", "--cfg", "job"], {}, "_target_: snnrun.methods.saf.SAF"),
     "list": (["ls", "methods"], {}, "Temporal efficient training"),
     "completion": (["-sc", "query=bash"], {"COMP_LINE": "snnrun train method="}, "method=bptt"),
     "sub-commands": (["-sc", "query=bash"], {"COMP_LINE": "snnrun tr"}, "train"),
@@ -199,6 +199,6 @@ def test_light_commands_import_nothing_heavy(snnrun, name):
 
 
 def test_check_tells_what_would_run_and_writes_nothing(snnrun):
-    assert "tet-mlp-T4-s0 can run" in snnrun("check").stdout
+    assert "saf-mlp-T6-s0 can run" in snnrun("check").stdout
     assert "leave out -m" in snnrun("check", "seed=0,1", "-m", code=1).stderr
     assert not list(snnrun.folder.iterdir())
