@@ -12,22 +12,6 @@ from snnrun.errors import ConfigError
 from snnrun.methods.bptt import BPTT
 
 
-@pytest.fixture(scope="module")
-def composed(composed):
-    """With tet unless a test names a method: the mistakes below are made in its keys."""
-
-    def make(*overrides):
-        named = any(o.removeprefix("~").split("=")[0] == "method" for o in overrides)
-        return composed(*overrides) if named else composed("method=tet", *overrides)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def specified(composed):
-    return lambda *overrides: build(composed(*overrides))
-
-
 @dataclass(kw_only=True)
 class Choosy(BPTT):
     """A method of a user's own that can train one kind of net only."""

@@ -2,7 +2,9 @@
 
 import re
 
-from snnrun.config import CONF
+from hydra import compose, initialize_config_dir
+
+from snnrun.config import CONF, build
 from snnrun.ls import headline
 
 KEY = re.compile(r"^(?P<indent> *)(?P<key>[\w.]+):(?P<value>[^#]*)(?P<comment>#.*)?$")
@@ -45,8 +47,9 @@ def test_name_is_that_of_the_file(file):
     assert names in ([], [file.stem])
 
 
-def test_default_run_is_accepted(specified):
-    assert specified().name == "saf-mlp-T6-s0"
+def test_default_run_is_accepted():
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        assert build(compose("config")).name == "saf-mlp-T6-s0"
 
 
 def test_method_is_accepted_with_its_own_choices(method, fitting):

@@ -17,7 +17,7 @@ CHOICES = {
     "ssgd": ["method=ssgd"],
     "frames": ["method=ottt", "dataset=synthetic", "dataset.frames=true", "dataset.size=[2,6,6]"],
     "feedback": ["method=sltt", "model.feedback=true"],
-    "no LIF": ["neuron=clif"],
+    "no LIF": ["method=tet", "neuron=clif"],
 }
 
 
