@@ -111,17 +111,27 @@ class Sweep(Callback):
             status = "FINISHED" if complete and not open_runs else "FAILED"
             if any(status == "KILLED" for _, status in open_runs):
                 status = "KILLED"
-            if complete and not open_runs:
-                from snnrun.report.sweep import keep
-
-                keep(store, self._parent)
             store.close_parent(self._parent, status)
+            if complete and not open_runs:
+                _keep_report(store, self._parent)
         except UserError as error:
             log.warning("The sweep's parent run %s could not be closed: %s", self._parent, error)
             return
         if open_runs:
             names = ", ".join(f"{name} ({status})" for name, status in open_runs)
             log.error("%d of %d runs did not finish: %s", len(open_runs), len(runs), names)
+
+
+def _keep_report(store: "Store", parent: str) -> None:
+    """Save tables and pictures with the parent; the sweep is done, whatever becomes of them."""
+    from snnrun.report.sweep import keep
+
+    try:
+        keep(store, parent)
+    except UserError:
+        raise
+    except Exception:
+        log.exception("The sweep's report could not be made")
 
 
 def _require_a_valid_one(jobs: list[DictConfig]) -> None:

@@ -1,3 +1,8 @@
+import os
+
+# Read when triton is first imported, by whichever test that is: kernels run on the CPU.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from collections.abc import Callable
 
 import pytest
