@@ -24,7 +24,7 @@ def made_up(spec) -> Store:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_experiment_makes_two_updates(experiment, specified):
     torch.manual_seed(0)
     spec = specified(f"experiment={experiment}", "hardware=cpu", f"dataset.batch_size={BATCH}")
