@@ -4,15 +4,9 @@ Units are cut into blocks; a block runs through all its steps with its membrane 
 cache. Nothing is written for the backward pass: it keeps the current itself (one step's worth,
 whatever T, for a current expanded over time) and integrates it again, which is cheaper than a round
 trip of the potentials through memory. The spikes are those of the eager kernel bit by bit.
-
-Threads are ours, not numba's: its threading layers abort the process after a fork or when two
-threads enter at once. The compiled code releases the interpreter lock.
 """
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,6 +15,7 @@ from torch import Tensor
 from snnrun.kernels.parameters import LIFParameters
 from snnrun.kernels.rows import BFLOAT16_ONE, load, memory, store
 from snnrun.kernels.slopes import CODES, compiled, cut, slopes
+from snnrun.kernels.threads import spread
 
 BLOCK = 1024  # units that run together; 16 steps of their potentials take 64 KiB in fp32
 
@@ -95,18 +90,7 @@ def _constants(p: LIFParameters, dtype: np.dtype) -> tuple[np.floating, ...]:
 def _split(units: int, work: Callable[[int, int], None]) -> None:
     """Cut the units into one range per torch thread, at multiples of a block."""
     blocks = -(-units // BLOCK)
-    workers = max(1, min(torch.get_num_threads(), blocks))
-    cuts = [min(units, BLOCK * (blocks * i // workers)) for i in range(workers + 1)]
-    if workers == 1:
-        work(*cuts)
-    else:
-        list(_pool(workers, os.getpid()).map(work, cuts[:-1], cuts[1:]))
-
-
-@lru_cache(maxsize=1)
-def _pool(workers: int, process: int) -> ThreadPoolExecutor:
-    """One pool per process: the threads of a forked process' parent do not run in it."""
-    return ThreadPoolExecutor(workers, thread_name_prefix=f"neurons-{process}")
+    spread(blocks, lambda lo, hi: work(lo * BLOCK, min(hi * BLOCK, units)))
 
 
 @compiled

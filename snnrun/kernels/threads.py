@@ -27,4 +27,4 @@ def spread(items: int, work: Callable[[int, int], T]) -> list[T]:
 @lru_cache(maxsize=1)
 def _pool(workers: int, process: int) -> ThreadPoolExecutor:
     """One pool per process: the threads of a forked process' parent do not run in it."""
-    return ThreadPoolExecutor(workers, thread_name_prefix=f"events-{process}")
+    return ThreadPoolExecutor(workers, thread_name_prefix=f"kernels-{process}")
