@@ -5,8 +5,10 @@ import sys
 import time
 
 import pytest
+import torch
 
 from snnrun.config import CONF
+from snnrun.measure.neighbours import Neighbours
 
 TINY = ("model.hidden=[16]", "dataset.limit=500", "hardware.threads=1")
 # About a second per epoch: time to interrupt one in its middle.
@@ -151,8 +153,13 @@ def test_sweep_with_two_workers_on_a_fresh_store(snnrun):
     assert sorted(runs.values()) == [
         (f"{method}-mlp-T4-s{seed}", "FINISHED") for method in ("bptt", "tet") for seed in (0, 1)
     ]
-    ((jobs,),) = snnrun.query("select max(value) from tags where key = 'jobs_per_device'")
-    assert int(jobs) >= 2
+
+
+def test_runs_beside_it_on_the_device_are_recorded_with_a_run(snnrun):
+    with Neighbours(torch.device("cpu")).present():
+        snnrun("train", "epochs=1", *TINY)
+    ((jobs,),) = snnrun.query("select value from tags where key = 'jobs_per_device'")
+    assert int(jobs) >= 2  # other tests may run one at the same time
 
 
 def test_raster_of_every_layer_is_drawn_when_asked(snnrun):
