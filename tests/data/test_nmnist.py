@@ -253,8 +253,10 @@ def test_counts_in_three_saccades_classify_the_real_recordings(nmnist):
     data = nmnist(root=str(REAL), allow_partial=True, validation=0.0)
     splits = data.load(0, CPU, 3)
     train, test = (s.images.flatten(1).float().sqrt().numpy() for s in (splits.train, splits.test))
-    model = LogisticRegression(C=0.01, max_iter=200).fit(train, splits.train.labels.numpy())
-    assert model.score(test, splits.test.labels.numpy()) >= 0.85
+    # Unit variance and a wide limit: 60 iterations are enough, whatever the linear algebra library.
+    scale = train.std()
+    model = LogisticRegression(C=0.1, max_iter=1000).fit(train / scale, splits.train.labels.numpy())
+    assert model.score(test / scale, splits.test.labels.numpy()) >= 0.85
 
 
 @needs_real
