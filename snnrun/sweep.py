@@ -8,7 +8,9 @@ its callbacks along with a job; so it is there whatever the launcher does with t
 import atexit
 import hashlib
 import logging
+import math
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +41,8 @@ class Sweep(Callback):
     def __init__(self) -> None:
         self._parent: str | None = None
         self._place: tuple[str | None, str, Path] | None = None
+        self._jobs = 0
+        self._started = 0.0
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the sweep's configurations, then make store, experiment and parent run.
@@ -68,9 +72,26 @@ class Sweep(Callback):
         self._close(complete=True)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Tell the job who its parent is; without one when it is not part of a sweep."""
-        if self._parent:
-            os.environ[PARENT] = self._parent
+        """Tell the job who its parent is, and the user how far the sweep has come.
+
+        There is no parent when the job is not part of a sweep.
+        """
+        if not self._parent:
+            return
+        os.environ[PARENT] = self._parent
+        if config.progress != "off":
+            log.info(
+                "%s: %s",
+                self._place_of(config.hydra.job.num),
+                " ".join(config.hydra.overrides.task),
+            )
+
+    def _place_of(self, job: int) -> str:
+        """Place of a job in the sweep and the time left, as if all jobs took equally long."""
+        if not 0 < job < self._jobs:
+            return f"run {job + 1} of {self._jobs}"
+        minutes = (time.time() - self._started) / job * (self._jobs - job) / 60
+        return f"run {job + 1} of {self._jobs}, about {max(1, round(minutes))} min left"
 
     def _open(self, config: DictConfig, config_name: str) -> None:
         params = config.hydra.sweeper.get("params") or {}
@@ -85,6 +106,8 @@ class Sweep(Callback):
         launch_dir = Path(config.hydra.runtime.cwd)
         self._place = (tracking.uri, tracking.experiment, launch_dir)
         key = hashlib.sha256("\n".join([config_name, *sorted(lines)]).encode()).hexdigest()
+        self._started = time.time()
+        self._jobs = _count(config, overrides)
         swept = [str(o.input_line) for o in overrides if o.is_sweep_override()]
         with made(launch_dir / jobs[0].output_dir):
             self._parent = self._store().open_parent(key, " ".join(["sweep", *swept])[:250], {})
@@ -120,6 +143,14 @@ class Sweep(Callback):
         if open_runs:
             names = ", ".join(f"{name} ({status})" for name, status in open_runs)
             log.error("%d of %d runs did not finish: %s", len(open_runs), len(runs), names)
+
+
+def _count(config: DictConfig, overrides: list[Override]) -> int:
+    """Jobs of the sweep: what its sweeper is asked for, or every combination of the values."""
+    if trials := config.hydra.sweeper.get("n_trials"):
+        return int(trials)
+    swept = [o for o in overrides if o.is_discrete_sweep()]
+    return math.prod(sum(1 for _ in o.sweep_string_iterator()) for o in swept)
 
 
 def _keep_report(store: "Store", parent: str) -> None:

@@ -92,5 +92,5 @@ def set_up_process() -> None:
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", force=True)
-    for noisy in ("alembic", "mlflow", "numba", "urllib3", "git"):
+    for noisy in ("alembic", "mlflow", "numba", "urllib3", "git", "hydra"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

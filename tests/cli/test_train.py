@@ -173,6 +173,8 @@ def test_failing_job_leaves_the_others_and_is_listed(snnrun):
     error = snnrun("train", "-m", *rates, "method.optim.name=sgd", "epochs=1", *TINY, code=1).stderr
     assert "Traceback" not in error
     assert "1 of 2 runs did not finish: tet-mlp-T4-s0 (FAILED)" in error
+    assert re.search(r"run 1 of 2: method=tet method.optim.lr=1e\+?38", error)
+    assert re.search(r"run 2 of 2, about 1 min left: method=tet method.optim.lr=0.01", error)
     assert sorted(status for _, _, status in snnrun.runs()) == ["FAILED", "FAILED", "FINISHED"]
 
 

@@ -9,6 +9,7 @@ CONFIG = """
 defaults: [{dataset: digits}, _self_]
 seed: 0
 output_dir: outputs
+progress: auto
 tracking: {uri: null, experiment: "${dataset.name}"}
 hydra:
   callbacks: {sweep: {_target_: snnrun.sweep.Sweep}}
