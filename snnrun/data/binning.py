@@ -105,15 +105,15 @@ def frames(
         timesteps: T.
 
     Returns:
-        float32 [B, T, F]; counts, so exact up to 2^24.
+        float32 [T, B, F]; counts, so exact up to 2^24.
     """
-    batch, clip = len(lengths), timesteps * cells
-    start = torch.arange(0, batch * clip, clip, device=address.device)
-    index = start.repeat_interleave(lengths).add_(address).add_(steps, alpha=cells)
-    flat = torch.zeros(batch * clip, device=address.device)
+    batch = len(lengths)
+    start = torch.arange(0, batch * cells, cells, device=address.device)
+    index = start.repeat_interleave(lengths).add_(address).add_(steps, alpha=batch * cells)
+    flat = torch.zeros(timesteps * batch * cells, device=address.device)
     counted = steps < timesteps
     # Most often nothing is dropped, and the copies need not be made.
     if not counted.all():
         index = index[counted]
     ones = torch.ones(1, device=address.device).expand(len(index))
-    return flat.scatter_add_(0, index, ones).view(batch, timesteps, cells)
+    return flat.scatter_add_(0, index, ones).view(timesteps, batch, cells)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from snnrun.data.store import Key, Samples, Store
 
 log = logging.getLogger(__name__)
 
-CHUNK = 8  # recordings made frames at once; larger chunks fall out of the cache
+CHUNK = 8  # recordings made bytes at once; larger chunks fall out of the cache
 MOST = 255  # events per cell and step that a byte holds
 
 
@@ -56,28 +57,37 @@ class EventStore:
             yield self.take(index)
 
     def take(self, index: Tensor) -> Tensor:
-        """Frames [B,T,P,H,W], float32, of the samples at `index` [B]."""
-        recordings = self.index[index.to(self.index.device)].tolist()
-        shape = (self.timesteps, *self.shape)
-        clips = torch.empty(len(recordings), *shape, device=self.labels.device)
-        for begin in range(0, len(recordings), CHUNK):
-            here = slice(begin, begin + CHUNK)
-            clips[here] = self._frames(recordings[here]).view(-1, *shape)
-        return clips
-
-    def _frames(self, recordings: list[int]) -> Tensor:
-        # From a mapped file they come to the CPU first.
-        parts = (part.to(self.labels.device) for part in self.events.part(recordings))
-        address, time, lengths = parts
-        steps = self.binning.steps(time, lengths, self.timesteps)
-        cells = self.cells.index_select(0, address.int())
-        size = self.shape[0] * self.shape[1] * self.shape[2]
-        counts = frames(cells, steps, lengths, cells=size, timesteps=self.timesteps)
+        """Frames [B,T,P,H,W], float32, of the samples at `index` [B]; laid out time first."""
+        recordings = self.index[index.to(self.index.device)]
+        count = self._on_cpu if self.labels.device.type == "cpu" else self._on_device
+        counts = count(recordings)
         if self.values == "binary":
             counts.clamp_(max=1)
         elif self.values == "max":
             counts /= counts.amax(2, keepdim=True).clamp_(min=1)
-        return counts
+        return counts.unflatten(2, self.shape).transpose(0, 1)
+
+    @property
+    def _size(self) -> int:
+        """Cells of a frame."""
+        return prod(self.shape)
+
+    def _on_cpu(self, recordings: Tensor) -> Tensor:
+        """Counts [T,B,F]."""
+        from snnrun.data.binning_cpu import frames_cpu  # imports the compiler
+
+        return frames_cpu(
+            self.events, recordings, self.binning,
+            cells=self.cells, size=self._size, timesteps=self.timesteps,
+        )  # fmt: skip
+
+    def _on_device(self, recordings: Tensor) -> Tensor:
+        """Counts [T,B,F]; from a mapped file the events come to the CPU first."""
+        parts = (part.to(self.labels.device) for part in self.events.part(recordings.tolist()))
+        address, time, lengths = parts
+        steps = self.binning.steps(time, lengths, self.timesteps)
+        cells = self.cells.index_select(0, address.int())
+        return frames(cells, steps, lengths, cells=self._size, timesteps=self.timesteps)
 
     def select(self, index: Tensor, device: torch.device) -> Samples:
         """The samples at `index` [M], for training on a device.
@@ -93,8 +103,7 @@ class EventStore:
             mean=self.mean.to(device),
             std=self.std.to(device),
         )
-        size = self.shape[0] * self.shape[1] * self.shape[2]
-        if self.values != "max" and len(part) * self.timesteps * size <= self.limit_bytes:
+        if self.values != "max" and len(part) * self.timesteps * self._size <= self.limit_bytes:
             images = part._as_bytes()
             if images is not None:
                 labels, mean, std = part.labels, part.mean, part.std

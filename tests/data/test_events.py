@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snnrun.data.binning import Binning, frames
+from snnrun.data.binning_cpu import frames_cpu
 from snnrun.data.event_dataset import frame_cells
 from snnrun.data.event_store import EventStore
 from snnrun.data.events import Collector, Events, Raw
@@ -216,6 +217,30 @@ def test_resident_bytes_resident_events_and_mapped_events_give_the_same():
     assert [part.labels.tolist() for part in kept] == [[1, 2, 0]] * 3
 
 
+@settings(deadline=None)
+@given(
+    parts=st.lists(recordings, min_size=1, max_size=12),
+    how=st.sampled_from(EVERY),
+    timesteps=st.integers(1, 12),
+    threads=st.integers(1, 3),
+)
+def test_the_compiled_form_counts_as_the_general_one(parts, how, timesteps, threads):
+    empty = sum(not len(recording.t) for recording in parts)
+    events = collect(*parts, *[raw((0, 0, 0, 0))] * (100 * empty))
+    chosen = torch.arange(len(parts)).flip(0)
+    cells = frame_cells(SENSOR, (1, 3, 4))
+    address, time, lengths = events.part(chosen.tolist())
+    steps = how.steps(time, lengths, timesteps)
+    general = frames(cells[address.int()], steps, lengths, cells=12, timesteps=timesteps)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        ours = frames_cpu(events, chosen, how, cells=cells, size=12, timesteps=timesteps)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(ours, general)
+
+
 def test_counts_that_no_byte_holds_are_not_cut():
     events = collect(raw(*[(0, 0, t, 0) for t in range(300)]))
     part = store(events, binning(), 1, limit_bytes=10**6).select(torch.tensor([0]), CPU)
@@ -278,7 +303,7 @@ def test_frames_count_by_hand():
         torch.tensor([0, 2, 2, 1]), torch.tensor([0, 1, 1, 2]), torch.tensor([3, 1]),
         cells=3, timesteps=2,
     )  # fmt: skip
-    assert result.tolist() == [[[1, 0, 0], [0, 0, 2]], [[0, 0, 0], [0, 0, 0]]]
+    assert result.tolist() == [[[1, 0, 0], [0, 0, 0]], [[0, 0, 2], [0, 0, 0]]]
 
 
 @pytest.mark.parametrize(
