@@ -49,6 +49,24 @@ FASHION_MNIST: tuple[tuple[tuple[str, ...], tuple[int, ...]], ...] = (
     (("experiment=ssgd_fashion_mnist",), (0,)),
     (("experiment=ide_fashion_mnist", "epochs=30"), (0,)),
 )
+# Events: parts of two sets, so that a run takes half a minute.
+EVENT_SETS = (
+    ("dataset=nmnist", "dataset.allow_partial=true"),
+    ("dataset=fmnist_saccade", "dataset.limit=2000"),
+)
+EVENT_METHODS = (
+    ("method=bptt", "model.norm=sws"),
+    ("method=tet", "model.norm=sws"),
+    ("method=ottt", "method.online=false", "model.norm=sws"),
+    ("method=ottt", "method.online=true", "model.norm=sws"),
+    ("method=saf", "method.variant=e", "model.norm=sws"),
+    ("method=saf", "method.variant=f", "model.norm=sws"),
+    ("method=dsr",),  # needs a norm that can be folded into the weights
+)
+EVENT_BUDGET = ("dataset.batch_size=16", "model.channels=[12,24]", "method.timesteps=6", "epochs=5")
+EVENTS = tuple(
+    ((*method, *data, *EVENT_BUDGET), SEEDS) for data in EVENT_SETS for method in EVENT_METHODS
+)
 SHOWN = (
     "test/accuracy",
     "memory/saved_for_backward_mib",
@@ -94,7 +112,7 @@ def lines() -> list[Line]:
     digits = [((f"method={name}", "dataset=digits"), SEEDS) for name in options("method")]
     found = []
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        for row, seeds in (*digits, *FASHION_MNIST):
+        for row, seeds in (*digits, *FASHION_MNIST, *EVENTS):
             specs = [build(compose("config", [*row, f"seed={seed}"])) for seed in seeds]
             hashes = frozenset(spec.hash for spec in specs)
             found.append(Line(specs[0].dataset.name, specs[0].method.name, row, seeds, hashes))
