@@ -149,7 +149,8 @@ def _section(table: Table, owner: dict[str, Line]) -> str:
     titles = ["method", *(TITLES.get(c.key, c.label) for c in columns), "command"]
     text = [
         f"**{table.dataset}**, measured {date} on {described(table.conditions)}. Mean ± standard "
-        "deviation over the seeds of the command, the best of each column in bold.",
+        "deviation over the seeds of the command, the best of each column in bold."
+        + _part(records),
         "",
         f"| {' | '.join(titles)} |",
         f"|{'---|' * len(titles)}",
@@ -163,6 +164,19 @@ def _section(table: Table, owner: dict[str, Line]) -> str:
         conditions = {key: row.conditions[key] for row in foreign for key in row.foreign}
         text += ["", f"† measured with {described(conditions)}: not compared."]
     return "\n".join(text)
+
+
+def _part(records: list[Record]) -> str:
+    """Says so where not the whole set was used."""
+    whole = {"dataset.limit": "None", "dataset.allow_partial": "False"}
+    if all(r.params.get(key, value) == value for r in records for key, value in whole.items()):
+        return ""
+    used = {int(r.metrics["progress/samples"]) // int(r.params["epochs"]) for r in records}
+    samples = " or ".join(map(str, sorted(used)))
+    return (
+        f" Only a part of the set, {samples} training samples an epoch: not comparable with "
+        "figures of the whole."
+    )
 
 
 def _row(row: Row, line: Line) -> str:
@@ -203,7 +217,8 @@ def main() -> None:
         picked = not chosen.only or {line.name, line.dataset} & set(chosen.only)
         if picked and not complete(line, done):
             run(line, work, chosen.threads)
-    records = [r for uri in (f"{SQLITE}{store}", *chosen.also) for r in finished(uri)]
+    stores = [*([f"{SQLITE}{store}"] if store.is_file() else []), *chosen.also]
+    records = [record for uri in stores for record in finished(uri)]
     README.write_text(rewritten(README.read_text(), markdown(rows, records)))
     if missing := [line.name for line in rows if not complete(line, records)]:
         Console(stderr=True).print(f"not all seeds finished, left out: {', '.join(missing)}")

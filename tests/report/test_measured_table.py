@@ -50,6 +50,19 @@ def test_table_shows_complete_rows_with_their_command(script, rows):
     assert "dsr" not in text
 
 
+def test_a_table_of_a_part_of_a_set_says_so(script, rows):
+    (line,) = (line for line in rows if line.name == "nmnist/bptt")
+    done = records(line, (0.9, 0.9, 0.9))
+    for record in done:
+        record.metrics["progress/samples"] = 4500
+        record.params.update({"epochs": "5", "dataset.allow_partial": "True"})
+
+    text = script.markdown(rows, done)
+
+    assert "Only a part of the set, 900 training samples an epoch" in text
+    assert "dataset=nmnist dataset.allow_partial=true" in text
+
+
 def test_only_the_text_between_the_markers_changes(script):
     readme = "before\n<!-- measured -->\nold\n<!-- /measured -->\nafter\n"
     new = "before\n<!-- measured -->\nnew\n<!-- /measured -->\nafter\n"
