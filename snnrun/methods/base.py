@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from snnrun.errors import choice, require
 from snnrun.kits.plain import Kit
+from snnrun.methods.optimisers import SGD, Adam
 from snnrun.models.network import Network
 from snnrun.neurons.base import Neuron
 
@@ -64,8 +65,8 @@ class Optim:
             {"params": spared, "weight_decay": 0.0},
         ]
         if self.name == "adam":
-            return torch.optim.Adam(groups, lr=self.lr, betas=(self.momentum, 0.999))
-        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
+            return Adam(groups, lr=self.lr, betas=(self.momentum, 0.999))
+        return SGD(groups, lr=self.lr, momentum=self.momentum)
 
     def rate(self, progress: float, step: int) -> float:
         """Learning rate at a fraction ``progress`` of training, after ``step`` updates."""

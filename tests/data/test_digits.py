@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from snnrun.errors import ConfigError
+from snnrun.errors import ConfigError, DataError
 
 CPU = torch.device("cpu")
 
@@ -46,3 +46,29 @@ def test_limit_takes_the_first_samples_of_both_parts(dataset):
 def test_unknown_split_names_the_accepted_ones(dataset):
     with pytest.raises(ConfigError, match=r"split: 'random' is not one of stratified, sequential"):
         dataset("digits", split="random")
+
+
+def test_images_and_stratified_split_are_those_of_scikit_learn(dataset):
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bundle = load_digits()
+    parts = train_test_split(
+        bundle.images, bundle.target, test_size=450, random_state=0, stratify=bundle.target
+    )
+    splits = dataset("digits", validation=0.0).load(0, CPU, 4)
+    for store, images, labels in ((splits.train, *parts[::2]), (splits.test, *parts[1::2])):
+        assert torch.equal(store.images.squeeze(1), torch.from_numpy(images).byte())
+        assert torch.equal(store.labels, torch.from_numpy(labels))
+
+
+def test_another_file_in_its_place_is_refused(dataset, monkeypatch):
+    monkeypatch.setattr("snnrun.data.digits.SHA256", "0" * 64)
+    with pytest.raises(DataError, match=r"digits\.csv\.gz is not the published file; fix: "):
+        dataset("digits").find()
+
+
+def test_a_missing_file_is_said(dataset, monkeypatch):
+    monkeypatch.setattr("snnrun.data.digits.find_spec", lambda name: None)
+    with pytest.raises(DataError, match="scikit-learn, which bundles them, is not installed"):
+        dataset("digits").find()

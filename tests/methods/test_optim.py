@@ -1,4 +1,7 @@
+import copy
 import io
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -138,3 +141,39 @@ def test_momentum_is_the_first_beta_of_adam():
 def test_wrong_values_are_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         replace(PLAIN, **changes)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_optimisers_compute_what_torchs_do(name):
+    torch.manual_seed(0)
+    net = nn.Linear(3, 2)
+    other = copy.deepcopy(net)
+    own = replace(PLAIN, name=name, momentum=0.9, weight_decay=0.1).optimiser(net)
+    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[name]
+    groups = [
+        {**g, "params": [p]} for g, p in zip(own.param_groups, other.parameters(), strict=True)
+    ]
+    torchs = kind(groups)
+    for _ in range(3):
+        for module, optimiser in ((net, own), (other, torchs)):
+            optimiser.zero_grad()
+            module(torch.ones(4, 3)).pow(2).sum().backward()
+            optimiser.step()
+    assert all(map(torch.equal, net.parameters(), other.parameters()))
+    torchs.load_state_dict(own.state_dict())
+    own.load_state_dict(torchs.state_dict())
+
+
+def test_optimisers_leave_the_compiler_alone():
+    code = (
+        "import sys, torch\n"
+        "from snnrun.methods.optimisers import SGD\n"
+        "weight = torch.ones(2, requires_grad=True)\n"
+        "optimiser = SGD([weight], lr=0.1)\n"
+        "weight.sum().backward()\n"
+        "optimiser.step()\n"
+        "optimiser.zero_grad()\n"
+        "optimiser.load_state_dict(optimiser.state_dict())\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
