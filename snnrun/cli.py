@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from snnrun import __version__
+from snnrun import __version__, collector
 
 HELP = f"""snnrun {__version__}: train spiking neural networks with any method, on one footing
 
@@ -45,8 +45,11 @@ def main() -> None:
 
 
 def _hydra(command: str, arguments: list[str]) -> None:
-    if command == "check" and {"-m", "--multirun"} & set(arguments):
+    sweep = bool({"-m", "--multirun"} & set(arguments))
+    if command == "check" and sweep:
         sys.exit("error: snnrun check looks at one run and writes nothing; leave out -m")
+    if not sweep:
+        collector.wait()
     _launch(command, f"snnrun {command}", arguments)
 
 

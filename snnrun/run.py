@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from snnrun import __version__, checkpoint, evaluation, provenance
+from snnrun import __version__, checkpoint, collector, evaluation, provenance
 from snnrun.config import RunSpec
 from snnrun.data.base import Splits
 from snnrun.data.batcher import Batcher
@@ -204,6 +204,7 @@ class Run:
                 self._describe(run_log)
             else:
                 run_log.replay([(step, values) for step, values in state["pending"]])
+            collector.go_on()
             self._fit(run_log)
             metrics = self._finish(run_log)
         self.display.summary(spec.name, metrics, hints(store, spec))
