@@ -7,6 +7,7 @@ A state is a dict of tensors, numbers, strings, None, and lists, tuples and dict
 import os
 import random
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,12 @@ def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint, every tensor on the CPU.
 
     Raises:
-        UserError: the file is missing, truncated, or not a checkpoint of snnrun.
+        UserError: the file is missing, truncated, changed, or not a checkpoint of snnrun.
     """
     try:
+        with zipfile.ZipFile(path) as parts:  # torch compares no checksums
+            if wrong := parts.testzip():
+                raise ValueError(f"{wrong} is not what was written")
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise TypeError(f"it holds a {type(state).__name__}")
@@ -56,7 +60,7 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} does not exist") from error
     except Exception as error:  # arbitrary bytes make the unpickler raise anything, KeyError too
         raise UserError(
-            f"checkpoint {path} cannot be read: truncated, or not written by snnrun; "
+            f"checkpoint {path} cannot be read: truncated, changed, or not written by snnrun; "
             "delete it to start the run afresh"
         ) from error
     return state

@@ -331,6 +331,10 @@ class Run:
         self.progress = Progress(**state["progress"])
         checkpoint.restore_rng(state["rng"])
         self._keep_best()
+        if self.progress.best_epoch and not self.best.exists():
+            raise UserError(
+                f"checkpoint {self.best} is gone; delete {self.last} to start the run afresh"
+            )
         done = self.progress
         self.display.say(
             f"{self.spec.name}: continuing at epoch {done.epoch + 1}, batch {done.batch}"

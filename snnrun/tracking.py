@@ -213,7 +213,7 @@ class Store:
         finally:
             run_log.close()
         with reaching(self.uri):
-            self._client.set_terminated(run_log.run_id, "FINISHED")
+            self._end(run_log.run_id, "FINISHED")
 
     def open_parent(self, key: str, name: str, tags: dict[str, str]) -> str:
         """Return the parent run of the sweep `key`, RUNNING; made when there is none.
@@ -234,7 +234,7 @@ class Store:
             UserError: the store cannot be reached.
         """
         with reaching(self.uri):
-            self._client.set_terminated(run_id, status)
+            self._end(run_id, status)
 
     def add_artifacts(self, run_id: str, folder: Path) -> None:
         """Copy a folder's content to a run's artifacts.
@@ -275,6 +275,12 @@ class Store:
         self._client.log_batch(run_id, tags=[RunTag(*item) for item in tags.items()])
         return self._client.get_run(run_id)
 
+    def _end(self, run_id: str, status: str) -> None:
+        started = self._client.get_run(run_id).info.start_time
+        # Of a clock that was set back meanwhile; the run would have taken a negative time.
+        ended = max(int(time.time() * 1000), started)
+        self._client.set_terminated(run_id, status, ended)
+
     def _add_params(self, run: "Run", params: dict[str, str]) -> None:
         from mlflow.entities import Param
 
@@ -292,7 +298,7 @@ class Store:
         """Close a run whose body raised; a store that is away must not hide that exception."""
         try:
             with reaching(self.uri):
-                self._client.set_terminated(run_log.run_id, status)
+                self._end(run_log.run_id, status)
         except UserError as error:
             log.warning("Run %s could not be marked %s: %s", run_log.run_id, status, error)
 
@@ -342,11 +348,16 @@ def _migrate(database: Path) -> None:
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # two lines per new store
     new = database.with_name(f".{database.name}.new")
-    for left in (new, new.with_name(f"{new.name}-journal")):
+    parts = (new, new.with_name(f"{new.name}-journal"))
+    for left in parts:
         left.unlink(missing_ok=True)
-    with reaching(f"{SQLITE}{new}"):
-        MlflowClient(tracking_uri=f"{SQLITE}{new}").search_experiments(max_results=1)
-    new.replace(database)
+    try:
+        with reaching(f"{SQLITE}{database}"):
+            MlflowClient(tracking_uri=f"{SQLITE}{new}").search_experiments(max_results=1)
+        new.replace(database)
+    finally:
+        for left in parts:
+            left.unlink(missing_ok=True)
 
 
 def _open(uri: str, experiment: str, artifacts: Path | None) -> Store:

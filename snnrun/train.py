@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import hydra
@@ -48,6 +49,11 @@ def launch(task: Callable[[DictConfig], float]) -> None:
         sys.exit(f"error: {explain_groups(sys.argv[1:])}")
     except JobFailed:
         sys.exit(1)
+    except BrokenExecutor:
+        sys.exit(
+            "error: a worker of the sweep was killed (for want of memory?); what finished is kept, "
+            "repeat the command to compute the rest"
+        )
 
 
 def _in_sweep(task: Callable[[DictConfig], float], cfg: DictConfig) -> float:

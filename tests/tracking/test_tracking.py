@@ -254,3 +254,21 @@ def test_deleted_experiment_is_named(store, client, folder):
 
     with pytest.raises(UserError, match=r"'gone' was deleted .* mlflow experiments restore"):
         prepare(Tracking(uri=None, experiment="gone"), folder)
+
+
+def test_clock_set_back_between_two_starts_makes_no_negative_duration(store, client, monkeypatch):
+    with pytest.raises(Stop), store.run(name="clock", tags={}, params={}) as run:
+        run.metrics({"a": 1.0}, 1)
+        raise Stop
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 7200)
+
+    with store.run(name="clock", tags={}, params={}, run_id=run.run_id) as again:
+        again.metrics({"a": 9.0}, 1)
+        again.metrics({"a": 2.0}, 2)
+
+    found = client.get_run(run.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.info.end_time >= found.info.start_time
+    assert found.data.metrics == {"a": 2.0}
+    assert history(client, run.run_id, "a") == [(2, 2.0), (1, 1.0)]
