@@ -24,7 +24,7 @@ from snnrun.outbox import Outbox, cause
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Experiment, Metric, Run
 
 log = logging.getLogger(__name__)
 
@@ -360,6 +360,22 @@ def _migrate(database: Path) -> None:
             left.unlink(missing_ok=True)
 
 
+def _make_experiment(client: "MlflowClient", name: str, artifacts: Path | None) -> "Experiment":
+    """Make an experiment, or take the one that another process has made since it was looked for."""
+    from mlflow.exceptions import MlflowException
+
+    location = artifacts.as_uri() if artifacts else None
+    try:
+        return client.get_experiment(
+            client.create_experiment(name, location, tags=_EXPERIMENT_TAGS)
+        )
+    except MlflowException as error:
+        found = client.get_experiment_by_name(name)
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
+            raise
+        return found
+
+
 def _open(uri: str, experiment: str, artifacts: Path | None) -> Store:
     from mlflow import MlflowClient
 
@@ -368,9 +384,7 @@ def _open(uri: str, experiment: str, artifacts: Path | None) -> Store:
         client = MlflowClient(tracking_uri=uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
-            location = artifacts.as_uri() if artifacts else None
-            made = client.create_experiment(experiment, location, tags=_EXPERIMENT_TAGS)
-            return Store(client, made)
+            found = _make_experiment(client, experiment, artifacts)
     if found.lifecycle_stage == "deleted":
         raise UserError(
             f"tracking.experiment: {experiment!r} was deleted in {uri}; choose another name or "

@@ -256,6 +256,24 @@ def test_deleted_experiment_is_named(store, client, folder):
         prepare(Tracking(uri=None, experiment="gone"), folder)
 
 
+def test_experiment_made_by_another_process_meanwhile_is_taken(store, client, folder, monkeypatch):
+    from mlflow import MlflowClient
+
+    look = MlflowClient.get_experiment_by_name
+    other = client.create_experiment("raced")
+    calls = []  # at the first one it is not there yet
+    monkeypatch.setattr(
+        MlflowClient,
+        "get_experiment_by_name",
+        lambda *a: calls.append(a) or (None if len(calls) == 1 else look(*a)),
+    )
+    with prepare(Tracking(uri=None, experiment="raced"), folder).run(
+        name="r", tags={}, params={}
+    ) as run:
+        pass
+    assert client.get_run(run.run_id).info.experiment_id == other
+
+
 def test_clock_set_back_between_two_starts_makes_no_negative_duration(store, client, monkeypatch):
     with pytest.raises(Stop), store.run(name="clock", tags={}, params={}) as run:
         run.metrics({"a": 1.0}, 1)
