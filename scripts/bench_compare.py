@@ -22,7 +22,8 @@ from rich.table import Table
 from snnrun.compare import COLUMNS
 from snnrun.config import CONF
 from snnrun.run import flatten
-from snnrun.tracking import SQLITE, Tracking, prepare
+from snnrun.tracking import Tracking, prepare
+from snnrun.tracking_store import SQLITE
 
 EPOCHS = 20
 METHODS = ("bptt", "tet", "ottt", "saf", "dsr")

@@ -21,8 +21,8 @@ from snnrun.compare import COLUMNS, Row, Table, compare
 from snnrun.config import CONF, build
 from snnrun.ls import options
 from snnrun.report.text import described, written
-from snnrun.tracking import SQLITE
 from snnrun.tracking_read import Record, finished
+from snnrun.tracking_store import SQLITE
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 START, END = "<!-- measured -->", "<!-- /measured -->"

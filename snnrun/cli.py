@@ -107,7 +107,7 @@ def _ui(arguments: list[str]) -> None:
     )
     parser.add_argument("--port", type=int, default=5000, help="(default: %(default)s)")
     chosen = parser.parse_args(arguments)
-    from snnrun.tracking import resolve_uri
+    from snnrun.tracking_store import resolve_uri
 
     uri = resolve_uri(chosen.store, Path.cwd())
     server = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from snnrun.errors import UserError
-from snnrun.tracking import SQLITE, reaching
+from snnrun.tracking_store import SQLITE, reaching
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,7 +48,7 @@ def finished(uri: str) -> list[Record]:
     """Every finished run of a store, oldest first; the parents of sweeps are left out.
 
     Args:
-        uri: absolute address of the store, see `tracking.resolve_uri`.
+        uri: absolute address of the store, see `tracking_store.resolve_uri`.
 
     Raises:
         UserError: there is no store, or it cannot be read.

@@ -8,8 +8,8 @@ from rich.console import Console
 from snnrun.compare import compare, select
 from snnrun.errors import UserError
 from snnrun.report.text import show, write_csv
-from snnrun.tracking import resolve_uri
 from snnrun.tracking_read import finished
+from snnrun.tracking_store import resolve_uri
 
 EPILOG = """examples
   snnrun compare

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from snnrun.errors import ConfigError, UserError
-from snnrun.tracking import Stop, Tracking, prepare, resolve_uri
+from snnrun.tracking import Stop, Tracking, prepare
+from snnrun.tracking_store import resolve_uri
 
 
 @pytest.fixture(scope="module")
