@@ -1,12 +1,14 @@
 """Training steps side by side: ours against SpikingJelly, snnTorch and norse on the same work.
 
 Every contender runs in a process of its own; in each round every process takes its turn with a few
-steps (forward, backward, SGD), one thread. CPU seconds per step are medians over rounds, ratios are
-taken within a round, peak memory is resident memory above that between steps. Before the
-timing each peer's first loss is compared with that of our net with the peer's kind of neuron.
+steps (forward, backward, SGD), one thread. Seconds per step are medians over rounds, ratios are
+taken within a round. On the CPU they are CPU seconds, and peak memory is resident memory above that
+between steps; with --device cuda wall seconds between synchronisations, and allocated memory.
+Before the timing each peer's first loss is compared with that of our net with the peer's kind of
+neuron. The contender "copy" only moves the bytes that a layer of neurons has to (see COPIED).
 
     python scripts/bench_peers.py [--peers PYTHON] [--workload NAME ...] [--only NAME ...]
-        [--rounds 5] [--json FILE] [--quick]
+        [--device cuda] [--batch N] [--rounds 5] [--json FILE] [--quick]
 
 PYTHON is the interpreter of an environment with spikingjelly, snntorch and norse; without it only
 ours and the ReLU net run. A name with +switches has float32 products sent to oneDNN and allocator
@@ -15,6 +17,7 @@ thresholds raised, +compile also torch.compile, waiting for it before the first 
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -34,12 +37,18 @@ CONTENDERS = (
     "relu+switches",
     "ours",
     "ours+bf16",
+    "copy",
 )
+ON_CUDA = ("spikingjelly", "snntorch", "relu", "ours", "ours+bf16", "copy")
+ON_NEURONS = ("spikingjelly", "spikingjelly+switches", "snntorch", "norse", "ours", "copy")
 BASE = "spikingjelly"
+# Of a layer of neurons, per unit and step in single precision: current in and spikes out going
+# forward, current and gradient in and gradient out going backward.
+COPIED = 2 * 4 + 3 * 4
 
 
-def child(contender: str, workload: str) -> None:
-    """Answer "loss NEURON" and "steps N" on standard input, one JSON line each."""
+def child(contender: str, workload: str, device: str, batch: int | None) -> None:
+    """Take as many steps as each line of standard input says, and answer with one line of JSON."""
     sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
     name, _, how = contender.partition("+")
     if how in ("switches", "compile"):
@@ -52,28 +61,75 @@ def child(contender: str, workload: str) -> None:
     torch.set_num_threads(1)
     if how in ("switches", "compile"):
         torch.set_float32_matmul_precision("medium")
-    step = _step(name, how, workload)
-    from snnrun.measure.memory import _return_free_pages
-
-    before = 0
+    step = _step(name, how, workload, device, batch)
+    meter = Cuda() if device == "cuda" else Cpu()
     for line in sys.stdin:
         if int(line) == 0:  # the libraries are loaded: what counts from here on is the steps
-            _return_free_pages()
-            before = _status("VmRSS")
-            Path("/proc/self/clear_refs").write_text("5")
-        start = time.process_time()
-        loss = [step() for _ in range(max(1, int(line)))][0]  # noqa: RUF015  # all are run
-        seconds = (time.process_time() - start) / max(1, int(line))
-        peak = (_status("VmHWM") - before) / 1024
-        print(json.dumps({"loss": loss, "seconds": seconds, "mib": peak}), flush=True)
+            meter.reset()
+        start = meter.clock()
+        losses = [step() for _ in range(max(1, int(line)))]
+        seconds = (meter.clock() - start) / max(1, int(line))
+        answer = {"loss": float(losses[0]), "seconds": seconds, "mib": meter.peak_mib()}
+        print(json.dumps(answer), flush=True)
 
 
-def _step(name: str, how: str, workload: str):
+class Cpu:
+    """CPU seconds and resident memory."""
+
+    before = 0
+    clock = staticmethod(time.process_time)
+
+    def reset(self) -> None:
+        """Count memory from here on."""
+        from snnrun.measure.memory import _return_free_pages
+
+        _return_free_pages()
+        self.before = _status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+
+    def peak_mib(self) -> float:
+        """Peak since reset."""
+        return (_status("VmHWM") - self.before) / 1024
+
+
+class Cuda:
+    """Wall seconds once the device is idle, and allocated memory."""
+
+    before = 0
+
+    def clock(self) -> float:
+        """Seconds, with nothing under way."""
+        import torch
+
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def reset(self) -> None:
+        """Count memory from here on."""
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        self.before = torch.cuda.memory_allocated()
+
+    def peak_mib(self) -> float:
+        """Peak since reset."""
+        import torch
+
+        return (torch.cuda.max_memory_allocated() - self.before) / 2**20
+
+
+def _step(name: str, how: str, workload: str, device: str, batch: int | None):
     import torch
     import torch.nn.functional as F
     from peers_nets import BUILDERS, SAME_AS, WORKLOADS
 
     make, steps, shape = WORKLOADS[workload]
+    shape = (batch or shape[0], *shape[1:])
+    if name == "copy":
+        source = torch.ones(steps * math.prod(shape) * COPIED // 2, dtype=torch.uint8)
+        source = source.to(device)
+        target = torch.empty_like(source)
+        return lambda: target.copy_(source)[0]
     torch.manual_seed(0)
     stages = make()
     with torch.no_grad():
@@ -83,46 +139,49 @@ def _step(name: str, how: str, workload: str):
     lone = stages[-1][0] is None
     x = torch.randn(steps, *shape) if lone else (torch.rand(steps, *shape) < 0.3).float()
     y = torch.randint(10, shape[:1])
+    x, y = x.to(device), y.to(device)
+    for op in (op for op, _ in stages if op is not None):
+        op.to(device)
     changes = SAME_AS[how.removeprefix("like-")] if how.startswith("like-") else {}
     net, run = BUILDERS[name](stages, **changes)
     if name == "ours" and not changes and not how.startswith("like-"):
-        run = _planned(net, run, bf16=how == "bf16")
+        run = _planned(net, run, device, bf16=how == "bf16")
     if how == "compile":
         run = torch.compile(run)
     if lone:
         x.requires_grad_()
         grad = torch.randn_like(x)
 
-        def step() -> float:
+        def step() -> torch.Tensor:
             x.grad = None
             spikes = run(x)
             spikes.backward(grad)
-            return spikes.detach().mean().item()
+            return spikes.detach()[0, 0].mean()
 
         return step
     optimiser = torch.optim.SGD(net.parameters(), lr=1e-4)
 
-    def step() -> float:
+    def step() -> torch.Tensor:
         loss = F.cross_entropy(run(x).mean(0), y)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        return loss.item()
+        return loss.detach()
 
     return step
 
 
-def _planned(net, run, *, bf16: bool):
+def _planned(net, run, device: str, *, bf16: bool):
     """Ours as `snnrun train` runs it on this machine."""
     import torch
 
     from snnrun.plan import Planning
 
     planning = Planning(probe=True, products=None, layout=None, allocator=None)
-    plan = planning.plan(torch.device("cpu"), torch.float32)
+    plan = planning.plan(torch.device(device), torch.float32)
     plan.prepare()
     net.to(memory_format=plan.memory_format())
-    return torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False)(run)
+    return torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False)(run)
 
 
 def _status(field: str) -> int:
@@ -133,9 +192,9 @@ def _status(field: str) -> int:
 class Process:
     """One contender, waiting for its turn."""
 
-    def __init__(self, python: str, contender: str, workload: str):
+    def __init__(self, python: str, contender: str, workload: str, more: list[str]):
         self.contender = contender
-        command = [python, __file__, "--child", contender, "--workload", workload]
+        command = [python, __file__, "--child", contender, "--workload", workload, *more]
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         self.process = subprocess.Popen(
             command,
@@ -162,12 +221,14 @@ class Process:
         self.process.wait()
 
 
-def measure(workload: str, contenders: list[str], peers: str | None, rounds: int, steps: int):
+def measure(workload: str, contenders: list[str], chosen: argparse.Namespace):
     """Rows {contender: {seconds, ratio, mib, losses}} of one workload."""
+    peers, more = chosen.peers, ["--device", chosen.device]
+    more += ["--batch", str(chosen.batch)] if chosen.batch else []
     pythons = {c: peers if c.startswith(PEERS) else sys.executable for c in contenders}
     likes = [f"ours+like-{p}" for p in PEERS if any(c.startswith(p) for c in contenders)]
-    processes = [Process(pythons[c] or sys.executable, c, workload) for c in contenders]
-    checks = [Process(sys.executable, c, workload) for c in likes]
+    processes = [Process(pythons[c] or sys.executable, c, workload, more) for c in contenders]
+    checks = [Process(sys.executable, c, workload, more) for c in likes]
     try:
         first = {p.contender: p.steps(1)["loss"] for p in (*processes, *checks)}
         for p in checks:
@@ -177,9 +238,9 @@ def measure(workload: str, contenders: list[str], peers: str | None, rounds: int
             p.steps(2)  # warm
             p.steps(0)
         found = defaultdict(list)
-        for _ in range(rounds):
+        for _ in range(chosen.rounds):
             for p in processes:
-                found[p.contender].append(p.steps(steps))
+                found[p.contender].append(p.steps(chosen.steps))
     finally:
         for p in (*processes, *checks):
             p.close()
@@ -202,7 +263,7 @@ def _same_work(first: dict[str, float]) -> None:
     for name, loss in first.items():
         library, _, how = name.partition("+")
         like = f"ours+like-{library}" if library in PEERS else "ours+like-spikingjelly"
-        if library == "relu" or how.startswith("like-") or like not in first:
+        if library in ("relu", "copy") or how.startswith("like-") or like not in first:
             continue
         tolerance = 2e-2 if how == "bf16" else 1e-3
         if abs(loss - first[like]) > tolerance * abs(first[like]):
@@ -213,14 +274,14 @@ def table(workload: str, rows: dict[str, dict[str, float]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table("", "CPU s/step", "times faster than the first", "MiB", "loss", title=workload)
+    shown = Table("", "s/step", "times faster than the first", "MiB", "loss", title=workload)
     for name, row in rows.items():
         cells = (f"{row[k]:{f}}" for k, f in FORMATS.items())
         shown.add_row(name, *cells)
     Console(width=100).print(shown)
 
 
-FORMATS = {"seconds": ".4f", "ratio": ".2f", "mib": ".0f", "first_loss": ".5f"}
+FORMATS = {"seconds": ".5f", "ratio": ".2f", "mib": ".0f", "first_loss": ".5f"}
 
 
 def main() -> None:
@@ -232,25 +293,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batch", type=int, help="samples, instead of each workload's own number")
     parser.add_argument("--quick", action="store_true", help="a small net, one round, for tests")
     chosen = parser.parse_args()
     if chosen.child:
-        child(chosen.child, chosen.workload[0])
+        child(chosen.child, chosen.workload[0], chosen.device, chosen.batch)
         return
     workloads = chosen.workload or ["mlp_t16", "mlp_t64", "conv_t8", "lif_t16", "lif_t64"]
-    rounds, steps = chosen.rounds, chosen.steps
     if chosen.quick:
-        workloads, rounds, steps = ["small"], 1, 1
-    names = chosen.only or CONTENDERS
+        workloads, chosen.rounds, chosen.steps = ["small"], 1, 1
+    names = chosen.only or (ON_CUDA if chosen.device == "cuda" else CONTENDERS)
     names = [n for n in names if chosen.peers or not n.startswith(PEERS)]
     results = {}
     for workload in workloads:
-        use = [
-            n
-            for n in names
-            if not (workload.startswith("lif") and n in ("relu+switches", "ours+bf16"))
-        ]
-        results[workload] = measure(workload, use, chosen.peers, rounds, steps)
+        lone = workload.startswith("lif")
+        use = [n for n in names if (n in ON_NEURONS if lone else n != "copy")]
+        results[workload] = measure(workload, use, chosen)
         table(workload, results[workload])
     if chosen.json:
         chosen.json.write_text(json.dumps(results, indent=1))

@@ -37,6 +37,7 @@ WORKLOADS: dict[str, tuple[Callable[[], Stages], int, tuple[int, ...]]] = {
     "conv_t8": (conv, 8, (64, 1, 28, 28)),
     "lif_t16": (layer, 16, (128, 800)),
     "lif_t64": (layer, 64, (128, 800)),
+    "lif_t16_wide": (layer, 16, (512, 16384)),  # fills a CUDA device
     "small": (mlp, 2, (4, 784)),
 }
 

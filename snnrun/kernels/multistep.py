@@ -1,5 +1,7 @@
 """The one entry to the multi-step kernels: chooses a backend and gives it its gradient."""
 
+from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -61,16 +63,18 @@ def _moved(state: State, source: int, target: int) -> State:
 
 
 def _reads(current: Tensor) -> bool:
-    """Whether the kernel takes bfloat16 as it is, and widens it in the cache."""
-    return current.device.type == "cpu" and current.numel() >= COMPILED_FROM
+    """Whether the kernel takes bfloat16 as it is, and widens it on its way in."""
+    return _backend(current) is not eager
 
 
 def _backend(current: Tensor) -> ModuleType:
-    """The compiled kernel where it pays for its import (a second, once), else the eager one."""
+    """The kernel for the device; eager for few units on a CPU, as compiled code takes a second."""
     if current.device.type == "cpu" and current.numel() >= COMPILED_FROM:
         from snnrun.kernels import cpu
 
         return cpu
+    if current.device.type == "cuda" and find_spec("triton") is not None:
+        return import_module("snnrun.kernels.cuda")  # named so that no type checker needs triton
     return eager
 
 

@@ -1,6 +1,7 @@
 """Both kernels against a plain autograd loop, and against each other."""
 
 import itertools
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,12 +9,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from snnrun.kernels import cpu, eager, multistep
+from snnrun.kernels import cpu, cuda, eager, multistep
 from snnrun.kernels.multistep import lif
 from snnrun.kernels.parameters import LIFParameters, State
 from snnrun.kernels.slopes import CODES, slopes
 from snnrun.neurons.surrogate import SURROGATES, Surrogate
 
+# With TRITON_INTERPRET=0 on a machine that has a CUDA device its kernels run there.
+TRITON = "cpu" if os.environ["TRITON_INTERPRET"] == "1" else "cuda"
 WIDTHS = dict.fromkeys(SURROGATES, 1.0) | {"fast_sigmoid": 10.0, "sigmoid": 4.0, "gaussian": 0.5}
 PLAIN = LIFParameters(
     leak=0.7,
@@ -98,9 +101,11 @@ def dispatched(current, p, membrane):
     return spikes, state.membrane
 
 
-@pytest.fixture(params=["eager", "compiled"])
+@pytest.fixture(params=[eager, cpu, cuda], ids=["eager", "cpu", "triton"])
 def backend(request, monkeypatch):
-    monkeypatch.setattr(multistep, "COMPILED_FROM", 0 if request.param == "compiled" else 2**62)
+    """One kernel whatever the device; Triton's runs in its interpreter (conftest.py)."""
+    monkeypatch.setattr(multistep, "_backend", lambda current: request.param)
+    return request.param
 
 
 @pytest.mark.parametrize("p", RESETS + OTHERS, ids=str)
@@ -115,14 +120,16 @@ def test_spikes_and_gradients_are_those_of_a_plain_autograd_loop(backend, p):
 @pytest.mark.parametrize("name", SURROGATES)
 @pytest.mark.parametrize("p", RESETS, ids=lambda p: f"{p.hard}-{p.detach_reset}")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
-def test_compiled_kernel_equals_the_eager_one(p, name, dtype, tolerance):
+@pytest.mark.parametrize("kernel", [cpu, cuda], ids=["cpu", "triton"])
+def test_compiled_kernel_equals_the_eager_one(kernel, p, name, dtype, tolerance):
     p = replace(p, surrogate=Surrogate(name=name, width=WIDTHS[name]))
     x, v = currents(6, 3, 200, dtype=dtype), currents(3, 200, dtype=dtype, seed=1) / 2
     above, carried = currents(6, 3, 200, dtype=dtype, seed=2), currents(3, 200, dtype=dtype, seed=3)
-    results = []
-    for kernel in (eager, cpu):
-        spikes, after, kept = kernel.forward(x, v, p, keep=True)
-        results.append((spikes, after, *kernel.backward(kept, above, carried, p)))
+    results, device = [], TRITON if kernel is cuda else "cpu"
+    x, v, above, carried = (tensor.to(device) for tensor in (x, v, above, carried))
+    for each in (eager, kernel):
+        spikes, after, kept = each.forward(x, v, p, keep=True)
+        results.append((spikes, after, *each.backward(kept, above, carried, p)))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
     for wanted, got in zip(results[0][2:], results[1][2:], strict=True):
@@ -170,7 +177,7 @@ def test_a_current_expanded_over_time_equals_its_copy_and_is_kept_once(backend):
     (expected,) = torch.autograd.grad(copied.sum(), frame)
     assert torch.equal(spikes, copied)
     torch.testing.assert_close(grad, expected, rtol=0, atol=1e-12)
-    if multistep.COMPILED_FROM == 0:
+    if backend is not eager:
         assert max(sizes) == frame.untyped_storage().nbytes()
 
 
@@ -224,7 +231,7 @@ def test_changing_the_current_in_place_before_backward_is_an_error(backend):
     source = currents(3, 2, 4).requires_grad_()
     current = source * 1
     spikes, _ = lif(current, None, PLAIN)
-    if multistep.COMPILED_FROM == 0:
+    if backend is not eager:
         current.zero_()
         with pytest.raises(RuntimeError, match="inplace"):
             spikes.sum().backward()

@@ -1,0 +1,208 @@
+"""Triton kernel for CUDA devices: both passes fused over time, a thread for each unit.
+
+A unit runs through all its steps with its membrane in a register. As on the CPU nothing is written
+for the backward pass, which integrates the current again: it puts the potentials where the gradient
+will be, and finds them in the cache on its way back. The spikes are those of the eager kernel bit
+by bit. With TRITON_INTERPRET=1 set before the import it runs on the CPU, which is how it is tested.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from snnrun.kernels.parameters import LIFParameters
+from snnrun.neurons.surrogate import SURROGATES
+
+BLOCK = 512  # units of one program
+CODES = {name: code for code, name in enumerate(SURROGATES)}
+
+
+def forward(
+    current: Tensor, membrane: Tensor, p: LIFParameters, *, keep: bool
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Run T' steps; arguments, result and what is kept as in `cpu.forward`."""
+    spikes = torch.empty(current.shape, dtype=current.dtype, device=current.device)
+    after = membrane.detach().clone(memory_format=torch.contiguous_format)
+    rows, hop = _steps(current)
+    units = after.numel()
+    _forward[(triton.cdiv(units, BLOCK),)](
+        rows, after, spikes, _constants(p, after.dtype, after.device),
+        units, hop, len(current), BLOCK=BLOCK, enable_fp_fusion=False,
+    )  # fmt: skip
+    return spikes, after, (current, membrane) if keep else ()
+
+
+def backward(
+    kept: tuple[Tensor, ...], grad_spikes: Tensor, grad_membrane: Tensor, p: LIFParameters
+) -> tuple[Tensor, Tensor]:
+    """Gradient as in `cpu.backward`, from what `forward` kept."""
+    current, membrane = kept
+    rows, hop = _steps(current)
+    above, above_hop = _steps(grad_spikes)
+    carried = grad_membrane.clone(memory_format=torch.contiguous_format)
+    potentials = torch.empty(current.shape, dtype=membrane.dtype, device=current.device)
+    # The sum over the steps of an expanded current is taken in full precision.
+    grad_current = potentials
+    if not hop:
+        grad_current = torch.empty_like(carried)
+    elif current.dtype != membrane.dtype:
+        grad_current = torch.empty(current.shape, dtype=current.dtype, device=current.device)
+    units = carried.numel()
+    _backward[(triton.cdiv(units, BLOCK),)](
+        rows, membrane.detach().contiguous(), above, carried, potentials, grad_current,
+        _constants(p, membrane.dtype, membrane.device), units, hop, above_hop, len(current),
+        SURROGATE=CODES[p.surrogate.name], CUT=p.surrogate.cutoff is not None, SUM=not hop,
+        BLOCK=BLOCK, enable_fp_fusion=False,
+    )  # fmt: skip
+    if not hop:
+        grad_current = (grad_current / len(current)).to(current.dtype).expand(current.shape)
+    return grad_current, carried
+
+
+def _steps(x: Tensor) -> tuple[Tensor, int]:
+    """The values as rows of one step each, and how many rows to go on per step (0: expanded)."""
+    x = x.detach()
+    expanded = x.stride(0) == 0 and len(x) > 1
+    return (x[:1] if expanded else x).contiguous(), 0 if expanded else 1
+
+
+@lru_cache(maxsize=256)
+def _constants(p: LIFParameters, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What the kernels read: plain numbers would be rounded to single precision.
+
+    Copied to the device once; a copy in every step would wait for it.
+    """
+    firing = torch.tensor(p.threshold, dtype=dtype)
+    if p.fires_at_threshold:  # u >= threshold is u > the next number below it
+        firing = torch.nextafter(firing, torch.tensor(-torch.inf, dtype=dtype))
+    recursion = (p.leak_before, p.leak_after, p.gain, p.scale_fired, p.offset_fired, firing.item())
+    cutoff = torch.inf if p.surrogate.cutoff is None else p.surrogate.cutoff
+    attached = 0.0 if p.detach_reset else 1.0
+    slope = (p.threshold, attached, p.surrogate.width, cutoff)
+    return torch.tensor((*recursion, *slope), dtype=dtype, device=device)
+
+
+@triton.jit
+def _potential(
+    current: Any, row: Any, units: Any, columns: Any, inside: Any, v: Any, constants: Any
+) -> Any:
+    place = row.to(tl.int64) * units + columns
+    x = tl.load(current + place, mask=inside, other=0.0).to(v.dtype)
+    return v * tl.load(constants) + x * tl.load(constants + 2)
+
+
+@triton.jit
+def _reset(u: Any, fired: Any, constants: Any) -> Any:
+    rest = u * tl.load(constants + 1)
+    return tl.where(fired, u * tl.load(constants + 3) + tl.load(constants + 4), rest)
+
+
+@triton.jit
+def _forward(
+    current: Any,
+    membrane: Any,
+    spikes: Any,
+    constants: Any,
+    units: Any,
+    hop: Any,
+    steps: Any,
+    BLOCK: tl.constexpr,
+) -> None:
+    columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < units
+    firing = tl.load(constants + 5)
+    v = tl.load(membrane + columns, mask=inside, other=0.0)
+    for t in range(steps):
+        u = _potential(current, t * hop, units, columns, inside, v, constants)
+        fired = u > firing
+        v = _reset(u, fired, constants)
+        place = tl.cast(t, tl.int64) * units + columns
+        tl.store(spikes + place, tl.where(fired, 1.0, 0.0).to(spikes.dtype.element_ty), mask=inside)
+    tl.store(membrane + columns, v, mask=inside)
+
+
+@triton.jit
+def _slope(x: Any, w: Any, SURROGATE: tl.constexpr) -> Any:
+    """h(x) of width w, as in `snnrun.neurons.surrogate`."""
+    near = tl.abs(x)
+    if SURROGATE == 0:  # triangle
+        out = tl.maximum(w - near, 0.0) / (w * w)
+    elif SURROGATE == 1:  # rectangular
+        out = tl.where(near < w * 0.5, 1.0 / w, 0.0)
+    elif SURROGATE == 2:  # sigmoid
+        y = tl.exp(-w * near)
+        out = w * y / ((1.0 + y) * (1.0 + y))
+    elif SURROGATE == 3:  # arctan
+        y = 1.5707963267948966 * w * x
+        out = w * 0.5 / (1.0 + y * y)
+    elif SURROGATE == 4:  # softsign
+        y = 1.0 + w * near
+        out = w * 0.5 / (y * y)
+    elif SURROGATE == 5:  # fast_sigmoid
+        y = 1.0 + w * near
+        out = 1.0 / (y * y)
+    elif SURROGATE == 6:  # piecewise_exponential
+        out = w * 0.5 * tl.exp(-w * near)
+    else:  # gaussian
+        y = x / w
+        out = tl.exp(-0.5 * (y * y)) / (w * 2.5066282746310002)
+    return out
+
+
+@triton.jit
+def _backward(
+    current: Any,
+    membrane: Any,
+    grad_spikes: Any,
+    carried: Any,
+    potentials: Any,
+    grad_current: Any,
+    constants: Any,
+    units: Any,
+    hop: Any,
+    above_hop: Any,
+    steps: Any,
+    SURROGATE: tl.constexpr,
+    CUT: tl.constexpr,
+    SUM: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < units
+    before, after, gain = tl.load(constants), tl.load(constants + 1), tl.load(constants + 2)
+    scale, offset = tl.load(constants + 3), tl.load(constants + 4)
+    firing, threshold = tl.load(constants + 5), tl.load(constants + 6)
+    attached, width = tl.load(constants + 7), tl.load(constants + 8)
+    v = tl.load(membrane + columns, mask=inside, other=0.0)
+    for t in range(steps):
+        u = _potential(current, t * hop, units, columns, inside, v, constants)
+        v = _reset(u, u > firing, constants)
+        tl.store(potentials + tl.cast(t, tl.int64) * units + columns, u, mask=inside)
+    tl.debug_barrier()  # the way back may give a potential to another thread of the program
+    grad = tl.load(carried + columns, mask=inside, other=0.0)
+    total = tl.zeros_like(grad)
+    for back in range(steps):
+        t = steps - 1 - back
+        place = tl.cast(t, tl.int64) * units + columns
+        u = tl.load(potentials + place, mask=inside, other=0.0)
+        slope = _slope(u - threshold, width, SURROGATE)
+        if CUT:
+            slope = tl.where(tl.abs(u - threshold) < tl.load(constants + 9), slope, 0.0)
+        row = tl.cast(t * above_hop, tl.int64) * units + columns
+        above = tl.load(grad_spikes + row, mask=inside, other=0.0).to(grad.dtype)
+        passed = tl.where(u > firing, scale, after)
+        passed -= attached * slope * (u * (after - scale) - offset)
+        delta = slope * above + passed * grad
+        grad = delta * before
+        if SUM:
+            total += delta * gain
+        else:
+            out = (delta * gain).to(grad_current.dtype.element_ty)
+            tl.store(grad_current + place, out, mask=inside)
+    if SUM:
+        tl.store(grad_current + columns, total, mask=inside)
+    tl.store(carried + columns, grad, mask=inside)
