@@ -23,6 +23,7 @@ class Choosy(BPTT):
 
 CHOOSY = f"method._target_={__name__}.Choosy"
 FEEDBACK = "model.feedback=true"
+NOT_TETS = ("~method.lamb", "~method.phi")
 
 
 def test_configuration_in_use_is_that_of_the_checkout():
@@ -89,6 +90,9 @@ def test_building_creates_nothing(specified, tmp_path, monkeypatch):
         ("eval_every=0", "eval_every: 0 is not a whole number of at least 1"),
         ("progress=loud", "progress: 'loud' is not one of auto, plain, off"),
         ("method.timesteps=0", r"method\.timesteps: 0 must be at least 1"),
+        ("method.segments=3", r"method\.segments: 3 does not cut timesteps: 4 into equal parts"),
+        ("method.segments=0", r"method\.segments: 0 does not cut timesteps: 4 into equal parts"),
+        ("method.segments=8", r"method\.segments: 8 does not cut timesteps: 4 into equal parts"),
         ("method.lamb=1.1", r"method\.lamb: 1\.1 is not in \[0, 1\]"),
         ("method.optim.name=lion", r"method\.optim\.name: 'lion' is not one of sgd, adam"),
         ("model.hidden=[]", r"model\.hidden: \[\] must list at least one"),
@@ -152,14 +156,14 @@ def test_mistake_that_hydra_finds_is_one_line_too(composed, override, message):
     ],
 )
 def test_model_that_the_method_cannot_train_is_refused(composed, overrides, message):
-    cfg = composed(CHOOSY, "~method.lamb", "~method.phi", *overrides)
+    cfg = composed(CHOOSY, *NOT_TETS, *overrides)
     with pytest.raises(ConfigError, match=message):
         build(cfg)
 
 
 @pytest.mark.parametrize(("asked", "expected"), [("auto", "sws"), ("none", "none"), ("sws", "sws")])
 def test_norm_in_effect_is_the_one_asked_for_or_the_first_of_the_method(specified, asked, expected):
-    spec = specified(CHOOSY, "~method.lamb", "~method.phi", FEEDBACK, f"model.norm={asked}")
+    spec = specified(CHOOSY, *NOT_TETS, FEEDBACK, f"model.norm={asked}")
     assert spec.norm == expected
 
 

@@ -90,8 +90,8 @@ def layers_of(net: Chain) -> list[Layer]:
 
 def _final_potential(neuron: nn.Module) -> Tensor:
     """Take the membrane [1, B, ...] out of a layer of neurons."""
-    assert isinstance(neuron, LIFNeuron) and neuron.state is not None
-    membrane = neuron.state.membrane.unsqueeze(0)
+    assert isinstance(neuron, LIFNeuron) and neuron.membrane is not None
+    membrane = neuron.membrane.unsqueeze(0)
     neuron.reset()
     return membrane
 

@@ -8,14 +8,16 @@ from snnrun.errors import ConfigError, choice
 from snnrun.kits.between import Between, SequenceDropout
 from snnrun.kits.norm import NORMS, StandardisedWeight, TimeBatchNorm
 from snnrun.kits.synapse import Op, Synapse, channels_out
-from snnrun.neurons.base import Neuron
+from snnrun.neurons.base import Neuron, Stateful
 
 
-class Feedback(nn.Module):
+class Feedback(Stateful):
     """A connection from a later layer's output of the previous step to an earlier layer's current.
 
     Absent (not zero through a bias) at the first step of a sequence.
     """
+
+    carried = ("previous",)
 
     def __init__(self, synapse: Synapse, post: nn.Module | None = None, *, detach: bool = False):
         super().__init__()
@@ -23,10 +25,6 @@ class Feedback(nn.Module):
         self.post = post if post is not None else nn.Identity()
         self.detach = detach
         self.previous: Tensor | None = None
-
-    def reset(self) -> None:
-        """Forget the previous step."""
-        self.previous = None
 
     def forward(self, current: Tensor) -> Tensor:
         """Add the feedback current to ``current`` [1, B, ...]."""

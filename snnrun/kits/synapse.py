@@ -39,8 +39,13 @@ def is_static(x: Tensor) -> bool:
     return x.shape[0] > 1 and x.stride(0) == 0
 
 
+def repeat(x: Tensor, steps: int) -> Tensor:
+    """One frame [1, ...] seen ``steps`` times, as an expanded view."""
+    return cast(Tensor, _Repeat.apply(x, steps))
+
+
 class _Repeat(Function):
-    """One frame [1, ...] seen T' times; a gradient that is expanded, too, is not read T' times."""
+    """A gradient that is an expanded view, too, is not read T' times."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, steps: int) -> Tensor:
@@ -91,7 +96,7 @@ class Synapse(nn.Module):
         if self.norm is not None:
             y = self.norm(y, repeats)
         y = y.unflatten(0, x.shape[:2])
-        return y if repeats == 1 else cast(Tensor, _Repeat.apply(y, steps))
+        return y if repeats == 1 else repeat(y, steps)
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of one plain op equal to this synapse in evaluation mode."""

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from snnrun.errors import require
-from snnrun.methods.base import Method, StepOutput, Update, sequence_step
+from snnrun.methods.base import Method, StepOutput, Update
+from snnrun.methods.segments import REFUSES, check_segments, learn_sequence
 from snnrun.models.network import Network
 
 
@@ -36,14 +37,25 @@ class TET(Method):
 
     lamb: float
     phi: float
+    segments: int = 1
 
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
+        check_segments(self.segments, self.timesteps)
         require(0 <= self.lamb <= 1, f"lamb: {self.lamb} is not in [0, 1]")
+
+    def refusals(self) -> dict[str, str]:
+        """See Method.refusals."""
+        return self.refuses | (REFUSES if self.segments > 1 else {})
 
     def step(self, net: Network, update: Update, x: Tensor, y: Tensor) -> StepOutput:
         """See Method.step."""
-        outputs = net(x)
-        loss = tet_loss(outputs, y, lamb=self.lamb, phi=self.phi)
-        return sequence_step(loss, update, self.decode(outputs))
+        return learn_sequence(
+            self,
+            net,
+            update,
+            x,
+            lambda outputs: tet_loss(outputs, y, lamb=self.lamb, phi=self.phi),
+            segments=self.segments,
+        )

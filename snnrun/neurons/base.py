@@ -2,15 +2,32 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 
-class SpikingNeuron(nn.Module, ABC):
-    """A layer of spiking units that carries its state from one chunk of time to the next.
+class Stateful(nn.Module):
+    """A part of a net that carries state from one chunk of time to the next.
+
+    Attributes:
+        carried: names of the attributes that hold the state, each a floating tensor or None, as all
+            are at the start of a sequence. It is not part of the state dict.
+    """
+
+    carried: ClassVar[tuple[str, ...]]
+
+    def reset(self) -> None:
+        """Forget the state; the next chunk starts a new sequence of any batch size."""
+        for name in self.carried:
+            setattr(self, name, None)
+
+
+class SpikingNeuron(Stateful, ABC):
+    """A layer of spiking units.
 
     A whole sequence is one chunk of T steps, step by step is T chunks of one step; the spikes are
-    the same. The state is not part of the state dict.
+    the same.
 
     Attributes:
         threshold: membrane value at which a unit fires.
@@ -20,13 +37,11 @@ class SpikingNeuron(nn.Module, ABC):
     threshold: float
     amplitude: float = 1.0
 
-    @abstractmethod
-    def reset(self) -> None:
-        """Forget the state; the next chunk starts a new sequence of any batch size."""
-
-    @abstractmethod
     def detach(self) -> None:
         """Cut the graph at the present state: no gradient flows to the chunks before it."""
+        for name in self.carried:
+            value = getattr(self, name)
+            setattr(self, name, None if value is None else value.detach())
 
     @abstractmethod
     def forward(self, current: Tensor) -> Tensor:

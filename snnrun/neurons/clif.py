@@ -45,30 +45,24 @@ class CLIFNeuron(SpikingNeuron):
 
     Attributes:
         spec: constants.
-        state: membrane after the reset and complementary state m, both [B, ...]; None at the start
-            of a sequence.
+        membrane: [B, ...] after the last step's reset.
+        complement: [B, ...] complementary state m.
     """
+
+    carried = ("membrane", "complement")
 
     def __init__(self, spec: CLIF) -> None:
         super().__init__()
         self.spec = spec
         self.threshold = spec.threshold
-        self.state: tuple[Tensor, Tensor] | None = None
-
-    def reset(self) -> None:
-        """Start a new sequence: both states are zero."""
-        self.state = None
-
-    def detach(self) -> None:
-        """Cut the graph at the present states."""
-        if self.state is not None:
-            self.state = (self.state[0].detach(), self.state[1].detach())
+        self.membrane: Tensor | None = None
+        self.complement: Tensor | None = None
 
     def forward(self, current: Tensor) -> Tensor:
         """Spikes [T', B, ...] of the next T' steps; the gradient passes through both states."""
         spec, rate = self.spec, 1 - self.spec.leak  # rate: 1 / τ
-        zero = torch.zeros_like(current[0])
-        v, m = self.state or (zero, zero)
+        v = torch.zeros_like(current[0]) if self.membrane is None else self.membrane
+        m = torch.zeros_like(v) if self.complement is None else self.complement
         spikes = []
         for x in current.unbind():
             u = spec.leak * v + x
@@ -76,7 +70,7 @@ class CLIFNeuron(SpikingNeuron):
             m = m * torch.sigmoid(rate * u) + s
             v = u - s * (spec.threshold + torch.sigmoid(m))
             spikes.append(s)
-        self.state = (v, m)
+        self.membrane, self.complement = v, m
         return torch.stack(spikes)
 
     def extra_repr(self) -> str:

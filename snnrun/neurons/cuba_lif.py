@@ -20,34 +20,27 @@ class CubaLIFNeuron(LIFNeuron):
 
     Attributes:
         synaptic_leak: factor the synaptic current keeps per step.
-        current: synaptic current and input of the last step; the input acts later with delay 1.
+        synaptic: [B, ...] synaptic current of the last step.
+        waiting: [B, ...] input of the last step, which acts later with delay 1; else None.
     """
+
+    carried = (*LIFNeuron.carried, "synaptic", "waiting")
 
     def __init__(self, constants: LIFParameters, synaptic_leak: float) -> None:
         super().__init__(constants)
         self.synaptic_leak = synaptic_leak
-        self.current: tuple[Tensor, Tensor] | None = None
-
-    def reset(self) -> None:
-        """Start a new sequence: membrane, synaptic current and held input are zero."""
-        super().reset()
-        self.current = None
-
-    def detach(self) -> None:
-        """Cut the graph at the present state."""
-        super().detach()
-        if self.current is not None:
-            self.current = (self.current[0].detach(), self.current[1].detach())
+        self.synaptic: Tensor | None = None
+        self.waiting: Tensor | None = None
 
     def forward(self, current: Tensor) -> Tensor:
         """Spikes [T', B, ...] of the next T' steps."""
         zero = torch.zeros_like(current[0])
-        before, held = self.current or (zero, zero)
-        last = current[-1]
         if self.constants.delay:
-            current = torch.cat([held[None], current[:-1]])
+            waiting, self.waiting = zero if self.waiting is None else self.waiting, current[-1]
+            current = torch.cat([waiting[None], current[:-1]])
+        before = zero if self.synaptic is None else self.synaptic
         synaptic = leaky(current, before, self.synaptic_leak)
-        self.current = (synaptic[-1], last)
+        self.synaptic = synaptic[-1]
         return super().forward(synaptic)
 
 

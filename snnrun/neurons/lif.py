@@ -5,6 +5,7 @@ u[t] = leak v[t-1] + I[t],  s[t] = Θ(u[t] - threshold),  v = u reset where s = 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -20,28 +21,23 @@ class LIFNeuron(SpikingNeuron):
 
     Attributes:
         constants: what the kernels are told of the units.
-        state: what is carried to the next chunk; None at the start of a sequence.
+        membrane: [B, ...] after the last step's reset.
+        held: [B, ...] the last step's current, still to act; None without a delay.
     """
+
+    carried: ClassVar[tuple[str, ...]] = ("membrane", "held")
 
     def __init__(self, constants: LIFParameters) -> None:
         super().__init__()
         self.constants = constants
         self.threshold = constants.threshold
-        self.state: State | None = None
-
-    def reset(self) -> None:
-        """Start a new sequence: membrane and held current are zero."""
-        self.state = None
-
-    def detach(self) -> None:
-        """Cut the graph at the present membrane and held current."""
-        if self.state is not None:
-            membrane, held = self.state
-            self.state = State(membrane.detach(), None if held is None else held.detach())
+        self.membrane: Tensor | None = None
+        self.held: Tensor | None = None
 
     def forward(self, current: Tensor) -> Tensor:
         """Spikes [T', B, ...] of the next T' steps."""
-        spikes, self.state = lif(current, self.state, self.constants)
+        before = None if self.membrane is None else State(self.membrane, self.held)
+        spikes, (self.membrane, self.held) = lif(current, before, self.constants)
         return spikes
 
     def extra_repr(self) -> str:

@@ -56,8 +56,10 @@ class PLIFNeuron(SpikingNeuron):
         spec: constants, and initial values of what is trained.
         leak_logit: w; the layer keeps σ(w) of its membrane per step.
         log_threshold: logarithm of the threshold, trained or not; so it stays positive.
-        membrane: [B, ...] after the last step's reset; None at the start of a sequence.
+        membrane: [B, ...] after the last step's reset.
     """
+
+    carried = ("membrane",)
 
     def __init__(self, spec: PLIF) -> None:
         super().__init__()
@@ -73,15 +75,6 @@ class PLIFNeuron(SpikingNeuron):
         """Present threshold."""
         trained = self.log_threshold
         return self.spec.threshold if trained is None else trained.exp().item()
-
-    def reset(self) -> None:
-        """Start a new sequence: the membrane is zero."""
-        self.membrane = None
-
-    def detach(self) -> None:
-        """Cut the graph at the present membrane."""
-        if self.membrane is not None:
-            self.membrane = self.membrane.detach()
 
     def forward(self, current: Tensor) -> Tensor:
         """Spikes [T', B, ...] of the next T' steps."""

@@ -58,6 +58,7 @@ class RepresentationNeuron(SpikingNeuron):
     Its gradient takes a chunk for the whole sequence, so train on whole sequences.
     """
 
+    carried = ("membrane",)
     threshold: nn.Parameter  # type: ignore[assignment]  # trained here, a constant elsewhere
 
     def __init__(self, spec: Representation):
@@ -65,13 +66,6 @@ class RepresentationNeuron(SpikingNeuron):
         self.spec = spec
         self.threshold = nn.Parameter(torch.tensor(spec.threshold))
         self.membrane: Tensor | None = None
-
-    def reset(self) -> None:
-        """See SpikingNeuron.reset."""
-        self.membrane = None
-
-    def detach(self) -> None:
-        """See SpikingNeuron.detach; the membrane never carries a graph."""
 
     def forward(self, current: Tensor) -> Tensor:
         """See SpikingNeuron.forward."""

@@ -116,9 +116,16 @@ class SingleSpikeNeuron(SpikingNeuron):
     On the CPU the exact rule runs on the multi-step kernel, as units without leak that reset so
     low that they never return; elsewhere, and for the other rules, all steps run at once.
 
+    Attributes:
+        membrane: [B, ...] after the last step, on the kernel.
+        memory: [n, B, ...] what `single_spikes` returned for the last chunk.
+        emitted: [B, ...] spikes so far, counted in evaluation mode.
+
     Raises:
         AssertionError: in evaluation mode, if a unit fired twice.
     """
+
+    carried = ("membrane", "memory", "emitted")
 
     def __init__(self, threshold: float, surrogate: Surrogate, gradient: str) -> None:
         super().__init__()
@@ -137,20 +144,9 @@ class SingleSpikeNeuron(SpikingNeuron):
             leak_reset=True,
             delay=0,
         )
-        self.reset()
-
-    def reset(self) -> None:
-        """Start a new sequence: no charge, nothing has fired."""
-        self.state: State | None = None
-        self.memory: Memory | None = None
+        self.membrane: Tensor | None = None
+        self.memory: Tensor | None = None
         self.emitted: Tensor | None = None
-
-    def detach(self) -> None:
-        """Cut the graph at the present membrane."""
-        if self.state is not None:
-            self.state = State(self.state.membrane.detach(), None)
-        if self.memory is not None:
-            self.memory = tuple(m.detach() for m in self.memory)
 
     def read(self, distances: Tensor) -> Tensor:
         """Spikes [T, B, ...] of whole sequences, from V - θ [T, B, ...] of units never reset."""
@@ -160,15 +156,17 @@ class SingleSpikeNeuron(SpikingNeuron):
     def forward(self, current: Tensor) -> Tensor:
         """Spikes [T', B, ...] of the next T' steps."""
         if self.gradient == "exact" and current.device.type == "cpu":
-            spikes, self.state = lif(current, self.state, self.constants)
+            before = None if self.membrane is None else State(self.membrane, None)
+            spikes, (self.membrane, _) = lif(current, before, self.constants)
         else:
-            spikes, self.memory = single_spikes(
+            spikes, memory = single_spikes(
                 current,
-                self.memory,
+                None if self.memory is None else self.memory.unbind(),
                 threshold=self.threshold,
                 surrogate=self.surrogate,
                 rule=RULES[self.gradient],
             )
+            self.memory = torch.stack(memory)
         if not self.training:
             self._check(spikes)
         return spikes

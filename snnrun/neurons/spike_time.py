@@ -22,6 +22,7 @@ class SpikeTimeNeuron(SpikingNeuron):
         margin: the window is this times the largest lead seen in training (1.5 in the paper).
     """
 
+    carried = ()  # a sequence is one step
     window: Tensor
     threshold = 0.0  # differs from unit to unit: window - bias
 
@@ -29,12 +30,6 @@ class SpikeTimeNeuron(SpikingNeuron):
         super().__init__()
         self.margin = margin
         self.register_buffer("window", torch.ones(()))
-
-    def reset(self) -> None:
-        """Nothing is carried: a sequence is one step."""
-
-    def detach(self) -> None:
-        """Nothing is carried."""
 
     def times(self, charge: Tensor) -> Tensor:
         """Spike time after tmin, 0 to window, from V + bias; the window's end stands for none."""

@@ -10,18 +10,13 @@ from snnrun.neurons.base import SpikingNeuron
 class Counter(SpikingNeuron):
     """Integrates without leak, fires at 1 and subtracts 1: easy to follow on paper."""
 
+    carried = ("v",)
     threshold = 1.0
 
     def __init__(self, amplitude: float = 1.0):
         super().__init__()
         self.amplitude = amplitude
         self.v: Tensor | None = None
-
-    def reset(self) -> None:
-        self.v = None
-
-    def detach(self) -> None:
-        self.v = None if self.v is None else self.v.detach()
 
     def forward(self, current: Tensor) -> Tensor:
         outputs = []

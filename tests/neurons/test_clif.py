@@ -19,7 +19,7 @@ def test_trace_of_a_constant_current():
     neuron, spikes, memory = clif(), [], []
     for _ in range(6):
         spikes.append(neuron(torch.full((1, 1), 1.2)).item())
-        memory.append(neuron.state[1].item())
+        memory.append(neuron.complement.item())
     assert spikes == [1, 0, 1, 1, 0, 1]
     assert memory == pytest.approx([1, 0.6147, 1.4285, 1.9109, 1.1508, 1.7958], abs=5e-5)
 

@@ -66,14 +66,14 @@ def test_membrane_trace_by_hand():
     membranes = []
     for x in column(0.6, 0.6, 0.6, 1.2, 1.0, 0.5).detach():
         neuron(x.unsqueeze(0))
-        membranes.append(neuron.state.membrane.item())
+        membranes.append(neuron.membrane.item())
     assert membranes == pytest.approx([0.6, 0.9, 0.0, 0.0, 1.0, 1.0])
 
 
 def test_soft_reset_keeps_what_exceeds_the_threshold():
     neuron = shipped("if").build()
     assert neuron(column(1.75, 0.25, 0.5, 0.5)).flatten().tolist() == [1, 1, 0, 1]
-    assert neuron.state.membrane.item() == 0.0
+    assert neuron.membrane.item() == 0.0
 
 
 def test_tie_rule():
@@ -86,16 +86,16 @@ def test_rest_is_where_a_hard_reset_ends_and_what_a_soft_one_subtracts_towards()
     hard, soft = spec(rest=-0.5).build(), spec(rest=-0.5, reset="soft").build()
     for neuron in (hard, soft):
         neuron(column(1.25))
-    assert hard.state.membrane.item() == -0.5
-    assert soft.state.membrane.item() == 1.25 - 1.5
+    assert hard.membrane.item() == -0.5
+    assert soft.membrane.item() == 1.25 - 1.5
 
 
 def test_delayed_unleaked_reset_by_hand():
     """SSGD's unit: V[t+1] = leak V[t] + I[t] - Θ(V[t] - 1), strict, nothing acts at once."""
     neuron = spec(reset="soft", leak_reset=False, delay=1, leak=0.5).build()
     assert neuron(column(2.0, 0.5, 0.5, 9.0)).flatten().tolist() == [0, 1, 0, 0]
-    assert neuron.state.membrane.item() == 0.5 * 0.75  # V: 0, 2, .5, .75
-    assert neuron.state.held.item() == 9.0
+    assert neuron.membrane.item() == 0.5 * 0.75  # V: 0, 2, .5, .75
+    assert neuron.held.item() == 9.0
 
 
 def test_decay_input_scales_the_current():

@@ -166,7 +166,7 @@ def test_detach_cuts_the_graph_between_chunks():
 def test_evaluation_notices_a_second_spike():
     neuron = spec().build().eval()
     neuron(torch.ones(2, 1, 1))
-    neuron.state = None  # the flag is lost, the count is not
+    neuron.membrane = None  # the flag is lost, the count is not
     with pytest.raises(AssertionError, match="twice"):
         neuron(torch.ones(2, 1, 1))
 
