@@ -4,10 +4,10 @@ A unit runs through all its steps with its membrane in a register. As on the CPU
 for the backward pass, which integrates the current again: it puts the potentials where the gradient
 will be, and finds them in the cache on its way back. The spikes are those of the eager kernel bit
 by bit. With TRITON_INTERPRET=1 set before the import it runs on the CPU, which is how it is tested.
+(Triton takes no annotations but its own.)
 """
 
 from functools import lru_cache
-from typing import Any
 
 import torch
 import triton
@@ -87,46 +87,40 @@ def _constants(p: LIFParameters, dtype: torch.dtype, device: torch.device) -> Te
 
 
 @triton.jit
-def _potential(
-    current: Any, row: Any, units: Any, columns: Any, inside: Any, v: Any, constants: Any
-) -> Any:
-    place = row.to(tl.int64) * units + columns
+def _potential(current, row, units, columns, inside, v, before, gain):
+    place = tl.cast(row, tl.int64) * units + columns
     x = tl.load(current + place, mask=inside, other=0.0).to(v.dtype)
-    return v * tl.load(constants) + x * tl.load(constants + 2)
-
-
-@triton.jit
-def _reset(u: Any, fired: Any, constants: Any) -> Any:
-    rest = u * tl.load(constants + 1)
-    return tl.where(fired, u * tl.load(constants + 3) + tl.load(constants + 4), rest)
+    return v * before + x * gain
 
 
 @triton.jit
 def _forward(
-    current: Any,
-    membrane: Any,
-    spikes: Any,
-    constants: Any,
-    units: Any,
-    hop: Any,
-    steps: Any,
+    current,
+    membrane,
+    spikes,
+    constants,
+    units,
+    hop,
+    steps,
     BLOCK: tl.constexpr,
-) -> None:
+):
     columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < units
+    before, after, gain = tl.load(constants), tl.load(constants + 1), tl.load(constants + 2)
+    scale, offset = tl.load(constants + 3), tl.load(constants + 4)
     firing = tl.load(constants + 5)
     v = tl.load(membrane + columns, mask=inside, other=0.0)
     for t in range(steps):
-        u = _potential(current, t * hop, units, columns, inside, v, constants)
+        u = _potential(current, t * hop, units, columns, inside, v, before, gain)
         fired = u > firing
-        v = _reset(u, fired, constants)
+        v = tl.where(fired, u * scale + offset, u * after)
         place = tl.cast(t, tl.int64) * units + columns
         tl.store(spikes + place, tl.where(fired, 1.0, 0.0).to(spikes.dtype.element_ty), mask=inside)
     tl.store(membrane + columns, v, mask=inside)
 
 
 @triton.jit
-def _slope(x: Any, w: Any, SURROGATE: tl.constexpr) -> Any:
+def _slope(x, w, SURROGATE: tl.constexpr):
     """h(x) of width w, as in `snnrun.neurons.surrogate`."""
     near = tl.abs(x)
     if SURROGATE == 0:  # triangle
@@ -155,22 +149,22 @@ def _slope(x: Any, w: Any, SURROGATE: tl.constexpr) -> Any:
 
 @triton.jit
 def _backward(
-    current: Any,
-    membrane: Any,
-    grad_spikes: Any,
-    carried: Any,
-    potentials: Any,
-    grad_current: Any,
-    constants: Any,
-    units: Any,
-    hop: Any,
-    above_hop: Any,
-    steps: Any,
+    current,
+    membrane,
+    grad_spikes,
+    carried,
+    potentials,
+    grad_current,
+    constants,
+    units,
+    hop,
+    above_hop,
+    steps,
     SURROGATE: tl.constexpr,
     CUT: tl.constexpr,
     SUM: tl.constexpr,
     BLOCK: tl.constexpr,
-) -> None:
+):
     columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < units
     before, after, gain = tl.load(constants), tl.load(constants + 1), tl.load(constants + 2)
@@ -179,8 +173,8 @@ def _backward(
     attached, width = tl.load(constants + 7), tl.load(constants + 8)
     v = tl.load(membrane + columns, mask=inside, other=0.0)
     for t in range(steps):
-        u = _potential(current, t * hop, units, columns, inside, v, constants)
-        v = _reset(u, u > firing, constants)
+        u = _potential(current, t * hop, units, columns, inside, v, before, gain)
+        v = tl.where(u > firing, u * scale + offset, u * after)
         tl.store(potentials + tl.cast(t, tl.int64) * units + columns, u, mask=inside)
     tl.debug_barrier()  # the way back may give a potential to another thread of the program
     grad = tl.load(carried + columns, mask=inside, other=0.0)

@@ -3,10 +3,8 @@
 One program per sample and block of output units walks through time with the units in registers. The
 forward pass writes potentials that live until they are compacted to lists. With TRITON_INTERPRET=1
 set before the import it runs on the CPU, slowly, which is how it is tested. Its speed on a device
-has not been measured, so `auto` never chooses it.
+has not been measured, so `auto` never chooses it. (Triton takes no annotations but its own.)
 """
-
-from typing import Any
 
 import torch
 import triton
@@ -63,15 +61,15 @@ def _block(units: int) -> int:
 
 @triton.jit
 def _add_rows(
-    index: Any,
-    first: Any,
-    last: Any,
-    weight: Any,
-    columns: Any,
-    inside: Any,
-    units: Any,
-    out: Any,
-) -> Any:
+    index,
+    first,
+    last,
+    weight,
+    columns,
+    inside,
+    units,
+    out,
+):
     for e in range(first, last):
         row = tl.load(index + e).to(tl.int64) * units
         out += tl.load(weight + row + columns, mask=inside, other=0.0)
@@ -80,16 +78,16 @@ def _add_rows(
 
 @triton.jit
 def _forward(
-    index: Any,
-    start: Any,
-    weight: Any,
-    constants: Any,
-    potentials: Any,
-    units: Any,
-    steps: Any,
+    index,
+    start,
+    weight,
+    constants,
+    potentials,
+    units,
+    steps,
     SYNAPSE: tl.constexpr,
     BLOCK: tl.constexpr,
-) -> None:
+):
     sample = tl.program_id(0)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < units
@@ -115,25 +113,25 @@ def _forward(
 
 @triton.jit
 def _backward(
-    spike_index: Any,
-    spike_start: Any,
-    active_index: Any,
-    active_start: Any,
-    at_index: Any,
-    at_start: Any,
-    value: Any,
-    drive: Any,
-    weight: Any,
-    constants: Any,
-    grad_weight: Any,
-    grad_in: Any,
-    units: Any,
-    steps: Any,
+    spike_index,
+    spike_start,
+    active_index,
+    active_start,
+    at_index,
+    at_start,
+    value,
+    drive,
+    weight,
+    constants,
+    grad_weight,
+    grad_in,
+    units,
+    steps,
     DRIVEN: tl.constexpr,
     BELOW: tl.constexpr,
     SYNAPSE: tl.constexpr,
     BLOCK: tl.constexpr,
-) -> None:
+):
     sample = tl.program_id(0)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < units
