@@ -60,7 +60,9 @@ class Augment:
 
         if self.crop or self.flip:
             top, left = draw(2 * self.crop + 1), draw(2 * self.crop + 1)
-            mirrored = draw(2).bool() if self.flip else torch.zeros_like(top, dtype=torch.bool)
+            mirrored = torch.zeros(batch, dtype=torch.bool)
+            if self.flip:
+                mirrored = torch.randint(2, (batch,), generator=draws).bool()
             planes = crop_flip(planes, self.crop, top, left, mirrored)
         if self.roll:
             down, right = draw(2 * self.roll + 1) - self.roll, draw(2 * self.roll + 1) - self.roll
@@ -81,20 +83,22 @@ def crop_flip(planes: Tensor, pad: int, top: Tensor, left: Tensor, mirrored: Ten
         pad: pixels added on each side.
         top: first row of the window in the padded image [B].
         left: first column of the window [B].
-        mirrored: which windows are flipped left to right [B], bool.
+        mirrored: which windows are flipped left to right [B], bool, on the CPU: no device is asked.
 
     Returns:
         [B,C,H,W].
     """
     batch, channels, height, width = planes.shape
-    padded = F.pad(planes, (pad, pad, pad, pad))
-    rows = torch.arange(height, device=planes.device)
-    columns = torch.arange(width, device=planes.device)
-    columns = torch.where(mirrored[:, None], columns.flip(0), columns)  # [B, W]
-    row_start = (top[:, None] + rows) * (width + 2 * pad)  # [B, H]
-    index = row_start[:, :, None] + (left[:, None] + columns)[:, None, :]  # [B, H, W]
-    index = index.view(batch, 1, height * width).expand(-1, channels, -1)
-    return padded.flatten(2).gather(2, index).view(planes.shape)
+    length = width + 2 * pad  # of a padded row
+    padded = F.pad(planes, (pad, pad, pad, pad)).view(-1)
+    # A row of a window is a run of neighbours in memory, copied at once: a view of all such runs.
+    runs = padded.as_strided((len(padded) - width + 1, width), (1, 1))
+    plane = torch.arange(batch * channels, device=planes.device).view(batch, channels)
+    first = (plane * (height + 2 * pad) + top[:, None]) * length + left[:, None]  # [B, C]
+    row = torch.arange(0, height * length, length, device=planes.device)
+    windows = runs.index_select(0, (first[:, :, None] + row).view(-1)).view(planes.shape)
+    chosen = mirrored.nonzero().squeeze(1).to(planes.device)
+    return windows.index_copy_(0, chosen, windows.index_select(0, chosen).flip(-1))
 
 
 def roll(planes: Tensor, down: Tensor, right: Tensor) -> Tensor:
