@@ -84,26 +84,26 @@ def keep(path: Path, best: Path) -> None:
     _replace(best, write)
 
 
-def rng_state() -> dict[str, Any]:
-    """State of every global generator: python, numpy, torch on the CPU and on each GPU."""
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """State of every global generator: python, numpy, torch on the CPU and on the run's device."""
     name, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
         "numpy": [name, np.asarray(keys).tolist(), *rest],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
     }
 
 
-def restore_rng(state: dict[str, Any]) -> None:
-    """Put every generator where `rng_state` found it; GPUs that are not here are left out."""
+def restore_rng(state: dict[str, Any], device: torch.device) -> None:
+    """Put every generator where `rng_state` found it, on whatever device the run goes on."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(state["torch"])
-    for device, gpu in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(gpu, device)
+    if state["cuda"] and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"][0], device)
 
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from snnrun import __version__, collector
+from snnrun import __version__, collector, torchrun
 
 HELP = f"""snnrun {__version__}: train spiking neural networks with any method, on one footing
 
@@ -48,6 +48,8 @@ def _hydra(command: str, arguments: list[str]) -> None:
     sweep = bool({"-m", "--multirun"} & set(arguments))
     if command == "check" and sweep:
         sys.exit("error: snnrun check looks at one run and writes nothing; leave out -m")
+    if sweep and torchrun.processes():
+        torchrun.fail("torchrun starts the processes of one run; sweep without it, or without -m")
     if not sweep:
         collector.wait()
     _launch(command, f"snnrun {command}", arguments)

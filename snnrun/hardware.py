@@ -2,11 +2,13 @@
 
 import math
 import random
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from snnrun import ranks, torchrun
 from snnrun.errors import ConfigError, choice, require
 from snnrun.plan import Plan, Planning
 
@@ -51,6 +53,19 @@ class Hardware:
     def dtype(self) -> torch.dtype:
         """Floating-point type of weights, inputs and potentials."""
         return DTYPES[self.precision]
+
+    def processes(self) -> AbstractContextManager[None]:
+        """Around a run: the processes that compute it, here this one alone.
+
+        Raises:
+            UserError: torchrun has started several.
+        """
+        require(
+            torchrun.processes() <= 1,
+            f"hardware: torchrun has started {torchrun.processes()} processes for one run; add "
+            "hardware=ddp",
+        )
+        return nullcontext()
 
     def torch_device(self) -> torch.device:
         """The device to compute on.
@@ -103,3 +118,55 @@ class Hardware:
         if torch.cuda.is_available():
             torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
         torch.backends.cudnn.benchmark = not self.deterministic
+
+
+@dataclass(kw_only=True)
+class Distributed(Hardware):
+    """A machine, or several, on which torchrun has started processes that share every batch.
+
+    Without torchrun it is the plain machine, for everything but a run.
+    """
+
+    def __post_init__(self) -> None:
+        """Check that no device is named that could not be everyone's."""
+        super().__post_init__()
+        choice("device", self.device, ("auto", "cpu", "cuda"))
+        self._chosen: Plan | None = None
+
+    def processes(self) -> AbstractContextManager[None]:
+        """See Hardware.processes.
+
+        Raises:
+            UserError: torchrun has started none.
+        """
+        require(
+            torchrun.processes() > 0,
+            "hardware: ddp is one run on N processes that torchrun starts: torchrun --standalone "
+            "--nproc-per-node=N -m snnrun train hardware=ddp ...",
+        )
+        return ranks.joined()
+
+    def torch_device(self) -> torch.device:
+        """A CUDA device for each process of a machine, or the CPU for all; see Hardware."""
+        device = super().torch_device()
+        if device.type != "cuda":
+            return device
+        here, found = torchrun.local_rank(), torch.cuda.device_count()
+        require(
+            here < found,
+            f"hardware.device: process {here + 1} of this machine has no CUDA device, {found} "
+            "found; start fewer by --nproc-per-node, or use hardware.device=cpu",
+        )
+        return torch.device("cuda", here)
+
+    def chosen(self) -> Plan:
+        """See Hardware.chosen; all processes compute in the way of the first."""
+        if self._chosen is None:
+            self._chosen = ranks.from_leader(super().chosen() if ranks.leads() else None)
+        return self._chosen
+
+    def prepare(self, seed: int) -> None:
+        """See Hardware.prepare; the exchange between devices needs them as current ones."""
+        if self.torch_device().type == "cuda":
+            torch.cuda.set_device(self.torch_device())
+        super().prepare(seed)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from snnrun import ranks
 from snnrun.tracking import Stop
 
 log = logging.getLogger(__name__)
@@ -15,7 +16,11 @@ class Interrupt:
     """Turns the first SIGINT or SIGTERM into a request, looked at between batches."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self._requested = False
+
+    def requested(self) -> bool:
+        """Whether any rank was asked to stop; all of them ask this at the same points of a run."""
+        return ranks.any_of(self._requested)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -31,7 +36,7 @@ class Interrupt:
                 signal.signal(which, handler)
 
     def _request(self, number: int, frame: object) -> None:
-        if self.requested:
+        if self._requested:
             raise Stop(f"stopped by a second {signal.Signals(number).name}")
-        self.requested = True
+        self._requested = True
         log.warning("stopping after this batch; repeat the command to continue")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from snnrun import ranks
 from snnrun.data.batcher import Batcher
 from snnrun.measure.health import Health
 from snnrun.measure.latency import WARMUP_STEPS, StepTimer
@@ -18,7 +19,10 @@ from snnrun.terminal import Display
 
 @dataclass(kw_only=True)
 class Loop:
-    """Everything one run trains with; ``stop_requested`` is asked between batches."""
+    """Everything one run trains with; ``stop_requested`` is asked between batches.
+
+    Batches and figures are those of all ranks, of which each trains on its part.
+    """
 
     net: Network
     method: Method
@@ -50,6 +54,8 @@ class Loop:
         return len(self.train)
 
     def _step(self, x: Tensor, y: Tensor, tally: Tally, step: int) -> None:
+        part = ranks.take(len(y))
+        x, y = x[:, part.rows], y[part.rows]
         if not self.saved:
             with saved_for_backward(self.net, x) as saved:
                 out = self.method.step(self.net, self.update, x, y)
@@ -60,8 +66,8 @@ class Loop:
                 out = self.method.step(self.net, self.update, x, y)
         if self.timer.steps == WARMUP_STEPS:
             self.memory.reset(self._resident())
-        tally.add(out.loss, out.logits, y, step)
-        tally.add_extra(out.extra, len(y))
+        tally.add(out.loss, out.logits[: part.count], y[: part.count], step)
+        tally.add_extra(out.extra, part.count)
 
     def _resident(self) -> list[Tensor]:
         """What stands in memory throughout training: data, weights, optimiser state."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from snnrun import __version__
+from snnrun import __version__, ranks
 
 if TYPE_CHECKING:
     from snnrun.config import RunSpec
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def tags(spec: "RunSpec", device: torch.device) -> dict[str, str]:
     """What a run is found and compared by."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    times = f"{ranks.count()} x " if ranks.count() > 1 else ""
     return {
         "spec_hash": spec.hash,
         "method": spec.method.name,
@@ -27,7 +28,7 @@ def tags(spec: "RunSpec", device: torch.device) -> dict[str, str]:
         "seed": str(spec.seed),
         "timesteps": str(spec.method.timesteps),
         "precision": spec.hardware.precision,
-        "device": f"{device.type} {name}",
+        "device": f"{times}{device.type} {name}",
         "threads": str(torch.get_num_threads()),
         "host": socket.gethostname(),
         "snnrun": __version__,

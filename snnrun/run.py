@@ -2,9 +2,10 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from snnrun import __version__, checkpoint, collector, evaluation, provenance
+from snnrun import __version__, checkpoint, collector, evaluation, provenance, ranks
 from snnrun.config import RunSpec
 from snnrun.data.base import Splits
 from snnrun.data.batcher import Batcher
@@ -68,22 +69,44 @@ def execute(spec: RunSpec) -> float:
         UserError: before anything is created if the data or the store is not usable.
         Stop: after SIGINT or SIGTERM, with a checkpoint on disk.
     """
+    with spec.hardware.processes():
+        try:
+            return ranks.from_leader(_compute(spec))
+        except Stop:
+            ranks.any_of(True)  # when one process ends torchrun ends all; the first saves before
+            raise
+
+
+def _compute(spec: RunSpec) -> float:
     device = spec.hardware.torch_device()
-    spec.dataset.find()
-    display = Display(spec.progress, spec.epochs)
+    with ranks.leader_first():
+        spec.dataset.find()
+    display = Display(spec.progress if ranks.leads() else "off", spec.epochs)
     spec.hardware.prepare(spec.seed)
     memory = PeakMemory(device)
     net, plain = build_net(spec, device)
     if spec.init_from is not None:
         load_best(net, spec.init_from)
+    run = partial(Run, spec, device, display, memory, net, plain)  # the call loads the data
+    return _lead(spec, display, run) if ranks.leads() else _follow(run)
+
+
+def _lead(spec: RunSpec, display: Display, run: Callable[[], "Run"]) -> float:
     with _claim(spec.folder, display):
         store = prepare(spec.tracking, Path.cwd())
         found = store.find(spec.hash)
-        if found and found.status == "FINISHED":
+        finished = found is not None and found.status == "FINISHED"
+        ranks.from_leader(finished)
+        if found and finished:
             return _skip(spec, store, found.metrics, display)
-        return Run(spec, device, display, memory, net, plain).track(
-            store, found.run_id if found else None
-        )
+        return run().track(store, found.run_id if found else None)
+
+
+def _follow(run: Callable[[], "Run"]) -> float:
+    """Take part in what the first rank does."""
+    if not ranks.from_leader(False):
+        run().follow()
+    return 0.0  # for nobody: the first rank's value counts
 
 
 @contextmanager
@@ -182,7 +205,7 @@ class Run:
             memory=memory,
             health=Health(),
             timer=StepTimer(device),
-            stop_requested=lambda: self.interrupt.requested,
+            stop_requested=self.interrupt.requested,
         )
         self.validation = batches(spec, self.splits.validation, training=False)
         self.last, self.best = spec.folder / "last.pt", spec.folder / "best.pt"
@@ -198,17 +221,31 @@ class Run:
             parent_id=os.environ.get("SNNRUN_PARENT_RUN"),
         )
         with how as run_log, self.interrupt.listening(), self.neighbours.present():
-            state = self._resume()
+            state = ranks.from_leader(self._saved())
             self._count_jobs()
             if state is None:
                 self._describe(run_log)
             else:
+                self._resume(state)
                 run_log.replay([(step, values) for step, values in state["pending"]])
             collector.go_on()
             self._fit(run_log)
             metrics = self._finish(run_log)
         self.display.summary(spec.name, metrics, hints(store, spec))
         return _objective(metrics)
+
+    def follow(self) -> None:
+        """Train along with the first rank, which alone evaluates, records and saves."""
+        with self.interrupt.listening():
+            state: dict[str, Any] | None = ranks.from_leader(None)
+            if state is not None:
+                self._restore(state)
+                self.progress.tally = None  # the first has it
+            while self.progress.epoch < self.spec.epochs:
+                self._train()
+                self._stop_if_asked()
+                self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
+                self._stop_if_asked()
 
     def _describe(self, run_log: RunLog) -> None:
         spec = self.spec
@@ -224,18 +261,22 @@ class Run:
         )
 
     def _fit(self, run_log: RunLog) -> None:
-        loop, progress = self.loop, self.progress
-        while progress.epoch < self.spec.epochs:
+        while self.progress.epoch < self.spec.epochs:
             started = time.perf_counter()
-            tally = Tally.zero(self.device)
-            if progress.tally is not None:
-                tally.load_state_dict(progress.tally)
-            with self.spec.hardware.products():
-                progress.batch = loop.train_epoch(progress.epoch, progress.batch, tally)
-            if self.interrupt.requested:
+            tally = self._train()
+            if self.interrupt.requested():
                 self._stop(run_log, tally)
             metrics = tally.metrics("train") | {"latency/epoch_s": time.perf_counter() - started}
             self._end_epoch(run_log, metrics)
+
+    def _train(self) -> Tally:
+        """Train an epoch, or what is left of it; the tally of all ranks."""
+        progress, tally = self.progress, Tally.zero(self.device)
+        if progress.tally is not None:
+            tally.load_state_dict(progress.tally)
+        with self.spec.hardware.products():
+            progress.batch = self.loop.train_epoch(progress.epoch, progress.batch, tally)
+        return tally.over_ranks()
 
     def _count_jobs(self) -> None:
         self.progress.jobs = max(self.progress.jobs, self.neighbours.look())
@@ -264,8 +305,7 @@ class Run:
         self._save(run_log)
         self._keep_best()
         self.display.epoch_line(epoch, metrics, metrics["latency/epoch_s"])
-        if self.interrupt.requested:
-            raise Stop("stopped")
+        self._stop_if_asked()
 
     def _finish(self, run_log: RunLog) -> dict[str, float]:
         """Touch the test set once, with the best checkpoint."""
@@ -291,6 +331,10 @@ class Run:
         x, _ = next(test.epoch(0))
         return draw(self.plain, x, self.spec.folder)
 
+    def _stop_if_asked(self) -> None:
+        if self.interrupt.requested():
+            raise Stop("stopped")
+
     def _stop(self, run_log: RunLog, tally: Tally) -> None:
         self.progress.tally = tally.state_dict()
         self._save(run_log)
@@ -306,7 +350,7 @@ class Run:
             "progress": dict(vars(self.progress)),
             "saved": self.loop.saved,
             "health": self.loop.health.found,
-            "rng": checkpoint.rng_state(),
+            "rng": checkpoint.rng_state(self.device),
             "pending": run_log.pending(),
         }
         checkpoint.save(self.last, state)
@@ -316,20 +360,28 @@ class Run:
         if self.progress.epoch == self.progress.best_epoch and not self.progress.batch:
             checkpoint.keep(self.last, self.best)
 
-    def _resume(self) -> dict[str, Any] | None:
-        """Continue from the last checkpoint, if there is one."""
+    def _saved(self) -> dict[str, Any] | None:
+        """The last checkpoint, if there is one."""
         if not self.last.exists():
             return None
         state = checkpoint.load(self.last)
         if state.get("spec_hash") != self.spec.hash:
             raise UserError(f"checkpoint {self.last} belongs to another specification; delete it")
         self.plan.check_continues(state.get("plan", self.plan.choices()))
+        return state
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take over what every rank trains with."""
         self.loop.net.load_state_dict(state["net"])
         self.loop.update.load_state_dict(state["update"])
         self.loop.saved = state["saved"]
         self.loop.health.found = state["health"]
         self.progress = Progress(**state["progress"])
-        checkpoint.restore_rng(state["rng"])
+        checkpoint.restore_rng(state["rng"], self.device)
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self._restore(state)
         self._keep_best()
         if self.progress.best_epoch and not self.best.exists():
             raise UserError(
@@ -339,7 +391,6 @@ class Run:
         self.display.say(
             f"{self.spec.name}: continuing at epoch {done.epoch + 1}, batch {done.batch}"
         )
-        return state
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, str]:

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from snnrun.config import CONF, explain, explain_groups, of_composition
 from snnrun.errors import UserError
+from snnrun.torchrun import fail
 
 log = logging.getLogger(__name__)
 
@@ -35,18 +36,18 @@ def launch(task: Callable[[DictConfig], float]) -> None:
         try:
             return task(cfg)
         except UserError as error:
-            sys.exit(f"error: {error}")
+            fail(str(error))
 
     set_up_process()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come through; else Hydra prints and exits
     try:
         job()
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {explain(error)}")
+        fail(explain(error))
     except (TypeError, ValueError) as error:
         if not of_composition(error):
             raise
-        sys.exit(f"error: {explain_groups(sys.argv[1:])}")
+        fail(explain_groups(sys.argv[1:]))
     except JobFailed:
         sys.exit(1)
     except BrokenExecutor:

@@ -8,6 +8,8 @@ import torch
 from snnrun import checkpoint
 from snnrun.errors import UserError
 
+CPU = torch.device("cpu")
+
 
 def test_state_comes_back_equal(tmp_path):
     state = {"weights": torch.randn(3, 2), "epoch": 4, "best": None, "pending": [(1, {"a": 0.5})]}
@@ -113,11 +115,11 @@ def test_generators_go_on_where_they_were(tmp_path):
         return [*numbers, torch.rand(()).item()]
 
     draw()
-    checkpoint.save(tmp_path / "rng.pt", checkpoint.rng_state())
+    checkpoint.save(tmp_path / "rng.pt", checkpoint.rng_state(CPU))
     expected = draw()
 
     draw()
-    checkpoint.restore_rng(checkpoint.load(tmp_path / "rng.pt"))
+    checkpoint.restore_rng(checkpoint.load(tmp_path / "rng.pt"), CPU)
 
     assert draw() == expected
 
@@ -125,9 +127,9 @@ def test_generators_go_on_where_they_were(tmp_path):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gpu_generator_goes_on_where_it_was(tmp_path):
-    checkpoint.save(tmp_path / "rng.pt", checkpoint.rng_state())
+    checkpoint.save(tmp_path / "rng.pt", checkpoint.rng_state(torch.device("cuda")))
     expected = torch.rand(4, device="cuda")
 
-    checkpoint.restore_rng(checkpoint.load(tmp_path / "rng.pt"))
+    checkpoint.restore_rng(checkpoint.load(tmp_path / "rng.pt"), torch.device("cuda"))
 
     assert torch.equal(torch.rand(4, device="cuda"), expected)

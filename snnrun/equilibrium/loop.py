@@ -11,7 +11,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from snnrun.equilibrium.norms import operator_norm
+from snnrun.equilibrium.norms import operator_norm, spread
 from snnrun.equilibrium.simulation import layers_of
 from snnrun.models.network import Chain
 
@@ -120,8 +120,9 @@ class Loop:
     def norm(self) -> float:
         """Product of the operator norms along the loop over c^L; below 1 it is a contraction."""
         first = 0 if self.net.feedback is not None else 1
+        # A fixed start: a warning must not move the generator that dropout draws from.
         factors = [
-            operator_norm(self._linear(i), torch.randn_like(self.rates[i - 1]), rounds=20)[0]
+            operator_norm(self._linear(i), spread(self.rates[i - 1]), rounds=20)[0]
             for i in range(first, len(self.layers))
         ]
         return prod(factor.item() / self.subtracted for factor in factors)

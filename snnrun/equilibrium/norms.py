@@ -32,6 +32,11 @@ def operator_norm(
     return probe.norm().sqrt(), probe
 
 
+def spread(like: Tensor) -> Tensor:
+    """A start for `operator_norm` of the shape of ``like``, always the same, without symmetry."""
+    return 1 + torch.arange(like.numel()).to(like).sin().view_as(like)
+
+
 class Bound:
     """Keeps the feedback weights of a net within a ball, by projection.
 
@@ -80,7 +85,7 @@ class Bound:
     def _measured(self, kind: str, linear: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
         rounds = 1 if kind in self.probes else 30
         # A fixed start, so that nothing depends on when the norm is first asked for
-        start = self.probes.get(kind, 1 + torch.arange(like.numel()).to(like).sin().view_as(like))
+        start = self.probes.get(kind, spread(like))
         norm, self.probes[kind] = operator_norm(linear, start, rounds)
         return norm
 

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from snnrun.kits.norm import TimeBatchNorm
+from snnrun.kits.norm import TimeBatchNorm, moments
 from snnrun.kits.synapse import Synapse, apply, is_static
 from snnrun.models.network import Chain, Layer
 from snnrun.neurons.lif import LIFNeuron
@@ -124,5 +124,4 @@ def steady_norms(net: Chain, mean_input: Tensor) -> Iterator[bool]:
 def _statistics(synapse: Synapse, x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per channel of a synapse's currents before its norm."""
     current = apply(synapse.op, synapse.flat(x), *synapse.weights())
-    var, mean = torch.var_mean(current.transpose(0, 1).flatten(1), dim=1, correction=0)
-    return mean, var
+    return moments(current)

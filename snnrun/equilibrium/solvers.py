@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from snnrun import ranks
+
 Map = Callable[[Tensor], Tensor]
 
 
@@ -29,7 +31,7 @@ def fixed_point(
 
     Args:
         transposed: v -> J^T v.
-        g: right side, any shape.
+        g: right side, any shape; in its norm the rows of all ranks count.
         rounds: most products with J^T.
         tolerance: relative residual at which to stop.
         damping: share of the old v that stays, 0 to 1.
@@ -38,7 +40,7 @@ def fixed_point(
     done = 0
     while True:
         error = transposed(value) + g - value
-        residual = (error.norm() / size).item()
+        residual = (ranks.norm(error) / size).item()
         done += 1
         if residual <= tolerance or done == rounds:
             return Solution(value=value, residual=residual, rounds=done)
@@ -65,7 +67,7 @@ def broyden(transposed: Map, g: Tensor, *, rounds: int, tolerance: float) -> Sol
         step = error - _weighted(columns, rows, error)
         value = value + step
         before, error = error, error_at(value)
-        residual = (error.norm() / size).item()
+        residual = (ranks.norm(error) / size).item()
         if residual < best.residual:
             best = Solution(value=value.view_as(g), residual=residual, rounds=done)
         if residual <= tolerance:
@@ -89,4 +91,4 @@ def _weighted(columns: list[Tensor], rows: list[Tensor], x: Tensor) -> Tensor:
 
 def _size(g: Tensor) -> Tensor:
     """Norm of g, kept from zero so that g = 0 has residual 0."""
-    return g.norm().clamp(min=torch.finfo(g.dtype).tiny)
+    return ranks.norm(g).clamp(min=torch.finfo(g.dtype).tiny)

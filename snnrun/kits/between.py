@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from snnrun import ranks
 from snnrun.kernels.multistep import COMPILED_FROM
 
 
@@ -76,6 +77,6 @@ class SequenceDropout(nn.Module):
         if not self.training or self.p == 0:
             return x
         if self.mask is None:
-            keep = torch.rand(x.shape[1:], device=x.device, dtype=x.dtype) >= self.p
+            keep = ranks.rand(x[0]) >= self.p
             self.mask = keep.to(x.dtype) / (1 - self.p)
         return x * self.mask

@@ -4,7 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from snnrun import ranks
+
 NORMS = ("none", "bn", "tdbn", "sws")
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per channel of ``x`` [N, C, ...], over the rows of all ranks."""
+    var, mean = torch.var_mean(x.transpose(0, 1).flatten(1), dim=1, correction=0)
+    whole = ranks.average(mean)
+    return whole, ranks.average(var + (mean - whole).square())
 
 
 class TimeBatchNorm(nn.Module):
@@ -34,6 +43,8 @@ class TimeBatchNorm(nn.Module):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, weight, self.bias, False, 0.0, self.eps
             )
+        if ranks.several():
+            return self._over_ranks(x, weight, repeats)
         # Momentum 1 into fresh buffers yields the batch's own mean and unbiased variance.
         mean, var = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
         # The functional form refuses one value per channel, as of a last batch of one image.
@@ -41,6 +52,16 @@ class TimeBatchNorm(nn.Module):
         y = torch.batch_norm(x, weight, self.bias, mean, var, True, 1.0, self.eps, cudnn)
         self._update_running(mean, var, x.numel() // x.shape[1], repeats)
         return y
+
+    def _over_ranks(self, x: Tensor, weight: Tensor, repeats: int) -> Tensor:
+        """Normalise by the statistics of the whole batch, of which ``x`` is this rank's part."""
+        mean, var = moments(x.to(weight.dtype))
+        n = ranks.in_batch(x.numel() // x.shape[1])
+        self._update_running(mean, var * (n / max(n - 1, 1)), n, repeats)
+        shape = (-1, *[1] * (x.dim() - 2))
+        factor = weight * (var + self.eps).rsqrt()
+        y = (x - mean.view(shape)) * factor.view(shape) + self.bias.view(shape)
+        return y.to(x.dtype)
 
     @torch.no_grad()
     def _update_running(self, mean: Tensor, var: Tensor, n: int, repeats: int) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snnrun import ranks
+
 
 class NotFinite(ArithmeticError):
     """The loss became infinite or not a number."""
@@ -38,6 +40,16 @@ class Tally:
         """Take in a method's own figures, means over the batch."""
         for key, value in figures.items():
             self.extra[key] = self.extra.get(key, 0.0) + value.detach().double() * samples
+
+    def over_ranks(self) -> "Tally":
+        """The tally of all ranks."""
+        return Tally(
+            loss=ranks.total(self.loss),
+            correct=ranks.total(self.correct),
+            bad=ranks.least(self.bad),
+            samples=int(ranks.total(torch.tensor(self.samples))),
+            extra={key: ranks.total(value) for key, value in self.extra.items()},
+        )
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """Mean loss and accuracy.

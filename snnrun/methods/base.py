@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from snnrun import ranks
 from snnrun.errors import choice, require
 from snnrun.kits.plain import Kit
 from snnrun.methods.optimisers import SGD, Adam
@@ -96,7 +97,8 @@ class Update:
         self.optimiser.zero_grad(set_to_none=True)
 
     def step(self) -> None:
-        """Clip, set the learning rate, update the weights once."""
+        """Average over the ranks, clip, set the learning rate, update the weights once."""
+        ranks.average_gradients(self.parameters)
         if self.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.optim.clip_norm)
         for group in self.optimiser.param_groups:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from snnrun import ranks
 from snnrun.equilibrium.loop import Loop
 from snnrun.equilibrium.norms import NORMS, Bound
 from snnrun.equilibrium.simulation import average, layers_of
@@ -150,16 +151,16 @@ def constants(net: Chain) -> tuple[float, float]:
 
 
 def classify(net: Chain, rate: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, logits [B, C] and dL/da of the last layer's rate [1, B, ...].
+    """Loss, logits [B, C] and dL/da of the last layer's rate [1, B, ...], L that of all ranks.
 
-    Adds the gradients of the readout.
+    Adds the gradients of the readout, of this rank's loss like all gradients of weights.
     """
     rate = rate.detach().requires_grad_()
     logits = net.readout(net.pool(layers_of(net)[-1].post(rate)))[0]
     loss = F.cross_entropy(logits, y)
     loss.backward()
     assert rate.grad is not None
-    return loss.detach(), logits.detach(), rate.grad
+    return loss.detach(), logits.detach(), ranks.unit() * rate.grad
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from snnrun import ranks
 from snnrun.equilibrium.energy import Traffic
 from snnrun.equilibrium.loop import Loop
 from snnrun.equilibrium.simulation import average, simulate, steady_norms
@@ -64,7 +65,7 @@ class IDE(EquilibriumMethod):
         extra = self._figures(loop, solution, len(x))
         if normed:
             loop = Loop(net, subtracted, mean_input, last)
-        loop.backward(loop.chain(solution.value))
+        loop.backward(loop.chain(solution.value / ranks.unit()))
         update.step()
         return StepOutput(loss=loss, logits=logits, extra=extra, kept_bytes=g.nbytes)
 

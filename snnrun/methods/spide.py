@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from snnrun import ranks
 from snnrun.equilibrium.energy import Traffic
 from snnrun.equilibrium.loop import Loop
 from snnrun.equilibrium.simulation import Simulation, average, simulate
@@ -98,7 +99,7 @@ class SPIDE(EquilibriumMethod):
         self.watch(update, loop, residual.item(), UNSOLVED)
         extra = self._figures(loop, backward, residual, len(x))
         kept = backward.nbytes() + sum(mask.nbytes for mask in loop.masks)
-        loop.backward(backward.betas, scale)
+        loop.backward(backward.betas, scale * ranks.unit())
         update.step()
         return StepOutput(loss=loss, logits=logits, extra=extra, kept_bytes=kept)
 
@@ -115,7 +116,7 @@ class SPIDE(EquilibriumMethod):
         if self.loss_scale is not None:
             return g.new_tensor(self.loss_scale)
         largest = 2 * self.backward_threshold  # average output of a unit that always fires
-        return self.drive * largest / g.abs().max().clamp(min=1e-30)
+        return self.drive * largest / ranks.largest(g.abs()).clamp(min=1e-30)
 
     def _figures(
         self, loop: Loop, backward: BackwardStage, residual: Tensor, steps: int
@@ -137,4 +138,4 @@ def backward_residual(loop: Loop, backward: BackwardStage, drive: Tensor) -> Ten
     """Relative residual of the implicit system at the last layer's average output."""
     beta = backward.betas[-1]
     error = drive + loop.transposed(beta) - beta
-    return error.norm() / drive.norm().clamp(min=1e-30)
+    return ranks.norm(error) / ranks.norm(drive).clamp(min=1e-30)

@@ -9,6 +9,7 @@ has reached V = sum_j W_ij (tmin - t_j); from then on it rises with slope 1 towa
 import torch
 from torch import Tensor
 
+from snnrun import ranks
 from snnrun.neurons.base import SpikingNeuron
 
 
@@ -38,6 +39,6 @@ class SpikeTimeNeuron(SpikingNeuron):
     def forward(self, current: Tensor) -> Tensor:
         """Leads [1, B, ...]; in training mode the window grows with them."""
         if self.training:
-            largest = current.detach().max() * self.margin
+            largest = ranks.largest(current.detach()) * self.margin
             self.window.copy_(torch.maximum(self.window, largest))
         return self.window - self.times(current)

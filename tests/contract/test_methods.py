@@ -103,7 +103,7 @@ def test_training_continues_from_saved_state_to_the_bit(tiny, tmp_path):
     state = {
         "net": run.net.state_dict(),
         "update": run.update.state_dict(),
-        "rng": checkpoint.rng_state(),
+        "rng": checkpoint.rng_state(torch.device("cpu")),
     }
     checkpoint.save(tmp_path / "last.pt", state)
     expected = run.losses(3)
@@ -111,7 +111,7 @@ def test_training_continues_from_saved_state_to_the_bit(tiny, tmp_path):
     loaded = checkpoint.load(tmp_path / "last.pt")
     again.net.load_state_dict(loaded["net"])
     again.update.load_state_dict(loaded["update"])
-    checkpoint.restore_rng(loaded["rng"])
+    checkpoint.restore_rng(loaded["rng"], torch.device("cpu"))
     assert again.losses(3) == expected
 
 
