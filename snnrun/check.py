@@ -35,7 +35,7 @@ def report(spec: RunSpec) -> None:
         "neuron": spec.neuron.name,
         "training": f"{spec.epochs} epochs, batch {spec.dataset.batch_size}, seed {spec.seed}",
         "device": f"{device}, {spec.hardware.precision}",
-        "plan": ", ".join(spec.hardware.chosen().choices().values()),
+        "plan": str(spec.hardware.chosen()),
         "specification": spec.hash[:16],
     }
     for key, value in rows.items():

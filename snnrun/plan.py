@@ -54,6 +54,10 @@ class Plan:
     allocator: str = "return"
     error: float = 0.0
 
+    def __str__(self) -> str:
+        text = ", ".join(f"{key} {value}" for key, value in self.choices().items())
+        return f"{text}; error of products {self.error:.1e}" if self.error else text
+
     def tags(self) -> dict[str, str]:
         """For the tracking store."""
         return {f"plan.{key}": f"{value}" for key, value in asdict(self).items()}
@@ -88,7 +92,7 @@ class Plan:
 
 @dataclass(kw_only=True)
 class Planning:
-    """Keys of hardware.plan: ``probe``, or what to do whatever a probe would find.
+    """Keys of hardware.plan: ``probe``, or what to do whatever a probe would find; ``show`` it.
 
     Raises:
         ConfigError: for an unknown value, naming the key.
@@ -98,6 +102,7 @@ class Planning:
     products: str | None
     layout: str | None
     allocator: str | None
+    show: bool = False
 
     def __post_init__(self) -> None:
         for key, accepted in CHOICES.items():

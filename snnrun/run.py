@@ -83,6 +83,8 @@ def _compute(spec: RunSpec) -> float:
         spec.dataset.find()
     display = Display(spec.progress if ranks.leads() else "off", spec.epochs)
     spec.hardware.prepare(spec.seed)
+    if spec.hardware.plan.show:
+        display.say(f"plan: {spec.hardware.chosen()}")
     memory = PeakMemory(device)
     net, plain = build_net(spec, device)
     if spec.init_from is not None:

@@ -6,6 +6,7 @@ import torch
 from snnrun import plan as plans
 from snnrun.errors import ConfigError, UserError
 from snnrun.plan import LARGEST_ERROR, Plan, Planning, probe
+from snnrun.run import execute
 
 CPU = torch.device("cpu")
 
@@ -70,3 +71,19 @@ def test_another_plan_is_refused_on_resume_with_the_key_to_add():
     Plan(products="onednn", error=1e-7).check_continues(begun)
     with pytest.raises(UserError, match=r"hardware\.plan\.products=onednn$"):
         Plan().check_continues(begun)
+
+
+def test_a_plan_reads_as_its_choices_and_the_error_if_it_was_probed():
+    text = "products onednn, layout contiguous, allocator keep"
+    assert str(Plan(products="onednn", allocator="keep")) == text
+    assert str(Plan(products="onednn", allocator="keep", error=2e-7)).startswith(text)
+    assert str(Plan(error=2e-7)).endswith("error of products 2.0e-07")
+
+
+@pytest.mark.parametrize("show", [True, False])
+def test_a_run_shows_its_plan_if_asked_to(specified, tmp_path, monkeypatch, capsys, show):
+    monkeypatch.chdir(tmp_path)
+    small = ("dataset=synthetic", "dataset.limit=32", "model.hidden=[8]", "epochs=1")
+    plan = ("hardware=cpu", "hardware.plan.layout=channels_last", f"hardware.plan.show={show}")
+    execute(specified(*small, *plan))
+    assert ("layout channels_last" in capsys.readouterr().err) is show
