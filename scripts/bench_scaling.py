@@ -1,6 +1,7 @@
 """How a training step's time and memory grow with the number of steps T and with the width.
 
-Synthetic images, a multilayer perceptron, one thread. The slope is that of a straight line through
+Synthetic images, a multilayer perceptron, one thread. T is 8 for the curve by width, and 1 for
+methods without time, which have no curve by T. The slope is that of a straight line through
 the upper half of the points, both axes logarithmic: 1 is linear growth, 0 none. Memory is what
 autograd and the method keep for the backward pass.
 
@@ -44,10 +45,13 @@ def step_cost(spec: RunSpec, repeats: int) -> tuple[float, float]:
 
 
 def curve(method: str, axis: str, values: Iterable[int], repeats: int) -> Curve:
-    """Cost at every T or width; empty when the method cannot train this net."""
+    """Cost at every T or width at which the method can train this net."""
     found: Curve = {}
+    timeless = specification(f"method={method}", "dataset=synthetic").method.timesteps == 1
+    if timeless and axis == "T":
+        return found
     for value in values:
-        timesteps, width = (value, 128) if axis == "T" else (8, value)
+        timesteps, width = (value, 128) if axis == "T" else (1 if timeless else 8, value)
         keys = (f"method={method}", "method.optim.lr=0", f"method.timesteps={timesteps}")
         shape = ("dataset=synthetic", f"model.hidden=[{width},{width}]")
         try:
@@ -76,16 +80,21 @@ def show(method: str, axis: str, found: Curve) -> None:
 
 def draw(curves: dict[tuple[str, str], Curve], path: str) -> None:
     """Four panels: time and memory by T and by width."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 8), layout="constrained")
     panels = figure.subplots(2, 2)
+    methods = list(dict.fromkeys(method for method, _ in curves))
     for (method, axis), found in curves.items():
+        colour = colormaps["tab20"](methods.index(method))
         for row, label in enumerate(("ms per step", "MiB for backward")):
             panel = panels[row][int(axis == "width")]
-            panel.loglog(list(found), [cost[row] for cost in found.values()], label=method)
-            panel.set(xlabel=axis, ylabel=label)
-    panels[0][0].legend(fontsize="small")
+            costs = [cost[row] for cost in found.values()]
+            panel.plot(list(found), costs, label=method, color=colour)
+            panel.set_xscale("log", base=2)
+            panel.set(yscale="log", xlabel=axis, ylabel=label)
+    panels[0][1].legend(fontsize="small")  # every method has a curve by width
     figure.savefig(path)
 
 
@@ -102,8 +111,9 @@ def main() -> None:
     curves = {}
     for method in chosen.methods.split(","):
         for axis, values in axes.items():
-            curves[method, axis] = curve(method, axis, values, repeats)
-            show(method, axis, curves[method, axis])
+            if found := curve(method, axis, values, repeats):
+                show(method, axis, found)
+                curves[method, axis] = found
     if chosen.out:
         draw(curves, chosen.out)
 
