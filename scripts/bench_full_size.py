@@ -11,7 +11,6 @@ their hardware is not known.
 
 import argparse
 import gc
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
-from rich.table import Table
+from tables import Measured, keep, machine
 
 from snnrun.config import CONF, RunSpec, build
 from snnrun.data.store import Store
@@ -160,14 +159,11 @@ def main() -> None:
     for row in rows(chosen):
         found.append(row)
         Console(stderr=True).print(" ".join(cells(row)))
-    name = torch.cuda.get_device_name() if found[0]["peak_mib"] is not None else "CPU"
-    title = f"full-size training steps on {name}, torch {torch.__version__}"
-    table = Table(*TITLES, title=title, title_justify="left")
-    for row in found:
-        table.add_row(*cells(row))
-    Console(width=120).print(table)
-    if chosen.json:
-        chosen.json.write_text(json.dumps({"title": title, "rows": found}, indent=1))
+    where = "cuda" if found[0]["peak_mib"] is not None else "cpu"
+    title = f"One training step at full size, median of {chosen.steps}, on {machine(where)}"
+    table = Measured(title, list(TITLES), [cells(row) for row in found])
+    table.show()
+    keep(chosen.json, [table], found)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ reports at T = 6.
 
 import argparse
 import gc
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +20,7 @@ from statistics import median
 
 import torch
 from hydra import compose, initialize_config_dir
-from rich.console import Console
-from rich.table import Table
+from tables import Measured, keep, machine
 from torch import Tensor
 
 from snnrun.config import CONF, RunSpec, build
@@ -136,24 +134,16 @@ def rows(entries: list[Entry]) -> list[dict[str, float | str | int]]:
     return found
 
 
-def show(table_rows: list[dict[str, float | str | int]], title: str) -> None:
-    table = Table(title=title, title_justify="left")
-    for name in ("T", "method", "s / batch", "ratio", "paper", "MiB", "ratio", "paper"):
-        table.add_column(name, justify="left" if name == "method" else "right")
-    for row in table_rows:
+def table(found: list[dict[str, float | str | int]], title: str) -> Measured:
+    columns = ["method", "T", "s / batch", "ratio", "paper's", "MiB", "ratio", "paper's"]
+    shown = []
+    for row in found:
         paper = PAPER.get(str(row["form"])) if row["steps"] == 6 else None
         time_paper, memory_paper = (f"{p:.2f}" for p in paper) if paper else ("", "")
-        table.add_row(
-            str(row["steps"]),
-            str(row["form"]),
-            f"{row['seconds']:.3f}",
-            f"{row['time_ratio']:.2f}",
-            time_paper,
-            f"{row['mib']:.1f}",
-            f"{row['memory_ratio']:.2f}",
-            memory_paper,
-        )
-    Console(width=100).print(table)
+        time = f"{row['seconds']:.3f}", f"{row['time_ratio']:.2f}", time_paper
+        memory = f"{row['mib']:.1f}", f"{row['memory_ratio']:.2f}", memory_paper
+        shown.append([str(row["form"]), str(row["steps"]), *time, *memory])
+    return Measured(title, columns, shown)
 
 
 def parsed() -> argparse.Namespace:
@@ -176,12 +166,12 @@ def main() -> None:
     torch.set_num_threads(1)
     found = rows(measure(arguments))
     title = (
-        f"vgg_sws x {arguments.width:g}, 32x32, batch {arguments.batch}, "
-        f"{arguments.rounds} rounds, {arguments.device}, one thread"
+        f"One training batch of vgg_sws x {arguments.width:g}, 32x32, batch {arguments.batch}, "
+        f"{arguments.rounds} rounds, one thread, on {machine(arguments.device)}"
     )
-    show(found, title)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"title": title, "rows": found}, indent=1))
+    shown = table(found, title)
+    shown.show()
+    keep(arguments.json, [shown], found)
 
 
 if __name__ == "__main__":

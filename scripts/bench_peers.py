@@ -270,15 +270,20 @@ def _same_work(first: dict[str, float]) -> None:
             raise RuntimeError(f"{name} has loss {loss}, the same net of ours {first[like]}")
 
 
-def table(workload: str, rows: dict[str, dict[str, float]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def show(results: dict[str, dict[str, dict[str, float]]], chosen: argparse.Namespace) -> None:
+    from tables import Measured, keep, machine  # not in a child, which sets malloc up before torch
 
-    shown = Table("", "s/step", "times faster than the first", "MiB", "loss", title=workload)
-    for name, row in rows.items():
-        cells = (f"{row[k]:{f}}" for k, f in FORMATS.items())
-        shown.add_row(name, *cells)
-    Console(width=100).print(shown)
+    rows = [
+        [name, workload, *(f"{row[key]:{form}}" for key, form in FORMATS.items())]
+        for workload, found in results.items()
+        for name, row in found.items()
+    ]
+    batch = f", batch {chosen.batch}" if chosen.batch else ""
+    title = f"One training step{batch}, one thread, {chosen.rounds} rounds, on "
+    columns = ["", "workload", "s / step", f"times faster than {BASE}", "MiB", "loss"]
+    table = Measured(title + machine(chosen.device), columns, rows)
+    table.show()
+    keep(chosen.json, [table], results)
 
 
 FORMATS = {"seconds": ".5f", "ratio": ".2f", "mib": ".0f", "first_loss": ".5f"}
@@ -310,9 +315,8 @@ def main() -> None:
         lone = workload.startswith("lif")
         use = [n for n in names if (n in ON_NEURONS if lone else n != "copy")]
         results[workload] = measure(workload, use, chosen)
-        table(workload, results[workload])
-    if chosen.json:
-        chosen.json.write_text(json.dumps(results, indent=1))
+        print(workload, {name: row["ratio"] for name, row in results[workload].items()}, flush=True)
+    show(results, chosen)
 
 
 if __name__ == "__main__":

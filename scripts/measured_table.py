@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from rich.console import Console
+from tables import README, rewritten
 
 from snnrun.compare import COLUMNS, Row, Table, compare
 from snnrun.config import CONF, build
@@ -24,8 +25,6 @@ from snnrun.report.text import described, written
 from snnrun.tracking_read import Record, finished
 from snnrun.tracking_store import SQLITE
 
-README = Path(__file__).resolve().parents[1] / "README.md"
-START, END = "<!-- measured -->", "<!-- /measured -->"
 SEEDS = (0, 1, 2)
 FEW = (0, 1)  # of rows that take minutes a seed
 # A budget that lets all methods be compared on a small machine: same net, norm, steps and epochs.
@@ -191,15 +190,6 @@ def _row(row: Row, line: Line) -> str:
     return f"| {line.label} | {' | '.join(cells)} | `{command}` |"
 
 
-def rewritten(readme: str, measured: str) -> str:
-    """The README with new text between the markers."""
-    before, start, rest = readme.partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end):
-        sys.exit(f"error: {README} lacks {START} or {END}")
-    return f"{before}{START}\n{measured}\n{END}{after}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of store and checkpoints")
@@ -220,7 +210,7 @@ def main() -> None:
             run(line, work, chosen.threads)
     stores = [*([f"{SQLITE}{store}"] if store.is_file() else []), *chosen.also]
     records = [record for uri in stores for record in finished(uri)]
-    README.write_text(rewritten(README.read_text(), markdown(rows, records)))
+    README.write_text(rewritten(README.read_text(), "measured", markdown(rows, records)))
     if missing := [line.name for line in rows if not complete(line, records)]:
         Console(stderr=True).print(f"not all seeds finished, left out: {', '.join(missing)}")
 

@@ -1,6 +1,4 @@
-import importlib.util
-from pathlib import Path
-
+import measured_table as script
 import pytest
 
 from snnrun.ls import options
@@ -8,16 +6,7 @@ from snnrun.tracking_read import Record
 
 
 @pytest.fixture(scope="module")
-def script():
-    file = Path(__file__).parents[2] / "scripts" / "measured_table.py"
-    spec = importlib.util.spec_from_file_location("measured_table", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def rows(script):
+def rows():
     return script.lines()
 
 
@@ -36,7 +25,7 @@ def test_every_method_of_the_tree_has_a_digits_row(rows):
     assert all(len(line.hashes) == len(line.seeds) for line in rows)
 
 
-def test_table_shows_complete_rows_with_their_command(script, rows):
+def test_table_shows_complete_rows_with_their_command(rows):
     bptt, dsr = (line for line in rows if line.name in ("digits/bptt", "digits/dsr"))
     done = [*records(bptt, (0.90, 0.92, 0.97)), *records(dsr, (0.5, 0.6))]
 
@@ -50,7 +39,7 @@ def test_table_shows_complete_rows_with_their_command(script, rows):
     assert "dsr" not in text
 
 
-def test_a_table_of_a_part_of_a_set_says_so(script, rows):
+def test_a_table_of_a_part_of_a_set_says_so(rows):
     (line,) = (line for line in rows if line.name == "nmnist/bptt")
     done = records(line, (0.9, 0.9, 0.9))
     for record in done:
@@ -61,11 +50,3 @@ def test_a_table_of_a_part_of_a_set_says_so(script, rows):
 
     assert "Only a part of the set, 900 training samples an epoch" in text
     assert "dataset=nmnist dataset.allow_partial=true" in text
-
-
-def test_only_the_text_between_the_markers_changes(script):
-    readme = "before\n<!-- measured -->\nold\n<!-- /measured -->\nafter\n"
-    new = "before\n<!-- measured -->\nnew\n<!-- /measured -->\nafter\n"
-    assert script.rewritten(readme, "new") == new
-    with pytest.raises(SystemExit, match="lacks"):
-        script.rewritten("no markers", "new")
