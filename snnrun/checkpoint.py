@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from snnrun.errors import UserError
+from snnrun.folders import replace
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -40,7 +40,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
         if foreign := get_unsafe_globals_in_checkpoint(str(temporary)):
             raise TypeError(f"a checkpoint cannot hold {', '.join(foreign)}")
 
-    _replace(path, write)
+    replace(path, write)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def keep(path: Path, best: Path) -> None:
         except OSError:  # FAT, some network file systems
             shutil.copyfile(path, temporary)
 
-    _replace(best, write)
+    replace(best, write)
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:
@@ -104,18 +104,3 @@ def restore_rng(state: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"][0], device)
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` make a file beside `path`, then move it there in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)  # of a killed process that had this number
-        write(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"checkpoint {path} cannot be written: {error}") from error
-    finally:
-        if path.parent.is_dir():
-            temporary.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ HELP = f"""snnrun {__version__}: train spiking neural networks with any method, 
   snnrun check  [group=option ...] [key=value ...]       say what would run, and what is missing
   snnrun eval   RUN [key=value ...]                      evaluate a finished run again
   snnrun compare [key=value ...] [--baseline NAME]       finished runs side by side
-  snnrun export RUN --to FORMAT                          weights for other programs: nir, state_dict
+  snnrun export RUN --to FORMAT                          for other programs: nir, onnx, torchscript
   snnrun reproduce EXPERIMENT [seeds=N]                  a published row against the paper's number
   snnrun verify [group=option ...] [key=value ...]       definition checks on this machine
   snnrun ls     GROUP                                    list methods, datasets, models, ...
@@ -144,7 +144,7 @@ def _reproduce(arguments: list[str]) -> None:
 
 
 def _export(arguments: list[str]) -> None:
-    from snnrun.export import command
+    from snnrun.export.command import command
 
     command(arguments)
 

@@ -1,6 +1,7 @@
-"""Folders that are there while something is written to them, and gone when nothing came of it."""
+"""Folders and files of a run: there when something came of it, and otherwise as before."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -34,3 +35,22 @@ def unwritable(folder: Path, error: OSError) -> UserError:
         f"output_dir: cannot write {folder} ({error.strerror}); "
         "set output_dir to a folder that can be written"
     )
+
+
+def replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a file beside `path`, then move it there in one step.
+
+    Raises:
+        UserError: it cannot be written; `path` is untouched, as it is when `write` raises.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # of a killed process that had this number
+        write(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error}") from error
+    finally:
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)

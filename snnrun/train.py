@@ -99,5 +99,6 @@ def set_up_process() -> None:
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", force=True)
-    for noisy in ("alembic", "mlflow", "numba", "urllib3", "git", "hydra"):
+    noisy_ones = "alembic", "git", "hydra", "mlflow", "numba", "onnx_ir", "onnxscript", "urllib3"
+    for noisy in noisy_ones:
         logging.getLogger(noisy).setLevel(logging.WARNING)

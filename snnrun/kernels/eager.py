@@ -28,13 +28,22 @@ def forward(
     spikes = torch.empty(current.shape, dtype=current.dtype, device=current.device)
     potentials = torch.empty_like(spikes) if keep else None
     for t, x in enumerate(current.unbind()):
-        u = membrane * p.leak_before + x * p.gain
-        fired = _fires(u, p)
-        membrane = torch.where(fired, u * p.scale_fired + p.offset_fired, u * p.leak_after)
+        u, fired, membrane = step(x, membrane, p)
         spikes[t] = fired
         if potentials is not None:
             potentials[t] = u
     return spikes, membrane, () if potentials is None else (potentials,)
+
+
+def step(x: Tensor, membrane: Tensor, p: LIFParameters) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of the recursion that `LIFParameters` states, on tensors of one shape [B, ...].
+
+    Returns:
+        The potential u, where the units fire (bool), and the membrane after the reset.
+    """
+    u = membrane * p.leak_before + x * p.gain
+    fired = _fires(u, p)
+    return u, fired, torch.where(fired, u * p.scale_fired + p.offset_fired, u * p.leak_after)
 
 
 def backward(

@@ -1,11 +1,10 @@
-"""``snnrun export``: a run's best weights for other programs.
+"""NIR: chains of layers for neuromorphic toolchains and other simulators.
 
 NIR (Pedersen et al., Nature Communications 2024) describes neurons in continuous time: a step of
 length `DT` keeps 1 - DT / tau of a membrane, so tau = DT / (1 - leak). Its neurons reset to a value
 and fire above their threshold; at it, which real-valued weights never reach, they stay silent.
 """
 
-import argparse
 from collections.abc import Iterator
 from itertools import pairwise
 from math import prod
@@ -16,77 +15,30 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 from torch import Tensor, nn
 
-from snnrun.errors import ConfigError, UserError, require
-from snnrun.evaluate import load_spec
-from snnrun.inheritance import load_best
+from snnrun.errors import require
+from snnrun.export.library import library
+from snnrun.export.units import constants
 from snnrun.kits.between import Between, Scale, SequenceDropout
-from snnrun.kits.folding import folded
 from snnrun.kits.synapse import Synapse
 from snnrun.models.network import Chain, Layer
-from snnrun.neurons.lif import LIFNeuron
-from snnrun.run import build_net
 
 DT = 1e-4  # seconds per step, as the readers of NIR in snnTorch and others assume
-FORMATS = ("nir", "state_dict")
-CPU = torch.device("cpu")
 
 
-def command(arguments: list[str]) -> None:
-    """Write the file and say what is in it.
+def write(net: nn.Module, x: Tensor, file: Path) -> Tensor:
+    """Write ``net`` as NIR; outputs of what is read back for ``x`` [T, B, ...].
 
     Raises:
-        UserError: no run, a net that the format cannot hold, or nir is not installed.
+        ConfigError: for a part that NIR has no node for.
+        UserError: nir is not installed.
     """
-    parser = argparse.ArgumentParser(
-        prog="snnrun export",
-        description="Write the best weights of a run, norms folded in, to a file in its folder. "
-        "nir: chains of layers of lif or if neurons with hard reset; the file is read back and "
-        "must give the same outputs. state_dict: any net, as a dictionary of tensors.",
-        epilog="example: snnrun export outputs/0123456789abcdef --to nir",
-    )
-    parser.add_argument("run", type=Path, help="the run's folder, as printed at its end")
-    parser.add_argument("--to", choices=FORMATS, required=True, help="format of the file")
-    chosen = parser.parse_args(arguments)
-    spec = load_spec(chosen.run, ["hardware.device=cpu"])
-    net, plain = build_net(spec, CPU)
-    load_best(net, chosen.run)
-    deployed = folded(plain)
-    if chosen.to == "state_dict":
-        file = chosen.run / "export.pt"
-        torch.save(deployed.state_dict(), file)
-    else:
-        file = chosen.run / "export.nir"
-        write_nir(deployed, spec.dataset.shape, spec.method.timesteps, file)
-    Console(stderr=True).print(f"written: {file}", highlight=False, soft_wrap=True)
-
-
-def write_nir(net: nn.Module, shape: tuple[int, ...], steps: int, file: Path) -> None:
-    """Write ``net`` for inputs of ``shape`` as NIR, read it back, compare over ``steps`` steps.
-
-    Raises:
-        UserError: nir is not installed, the net does not fit, or what was read back differs.
-    """
-    nir = _nir()
-    parts = {str(number): part for number, part in enumerate(nodes(nir, net, shape))}
+    nir = library("nir")
+    parts = {str(number): part for number, part in enumerate(nodes(nir, net, x.shape[2:]))}
     graph = nir.NIRGraph(nodes=parts, edges=list(pairwise(parts)), metadata={"dt": DT})
     nir.write(str(file), graph)
-    torch.manual_seed(0)
-    x = torch.randn(steps, 2, *shape, dtype=torch.float64)
-    with torch.no_grad():
-        expected, found = net.double()(x), simulate(nir, nir.read(str(file)), x)
-    if not torch.allclose(found, expected, rtol=1e-6, atol=1e-6):
-        raise UserError(f"{file} read back gives other outputs than the net")
-
-
-def _nir() -> ModuleType:
-    try:
-        import nir
-    except ImportError as error:
-        raise UserError("nir is not installed: pip install snnrun[export]") from error
-    return nir
+    return simulate(nir, nir.read(str(file)), x)
 
 
 def nodes(nir: ModuleType, net: nn.Module, shape: tuple[int, ...]) -> Iterator[Any]:
@@ -144,9 +96,7 @@ def _weighted(nir: ModuleType, synapse: Synapse, shape: tuple[int, ...]) -> Iter
 
 
 def _neuron(nir: ModuleType, neuron: nn.Module, shape: tuple[int, ...]) -> Any:
-    if not isinstance(neuron, LIFNeuron) or type(neuron) is not LIFNeuron:
-        raise ConfigError(f"nir: {type(neuron).__name__} has no node; only lif and if are exported")
-    p = neuron.constants
+    p = constants(neuron)
     require(
         p.hard,
         "nir: its neurons are reset to a value, a soft reset subtracts; train with "
@@ -157,6 +107,10 @@ def _neuron(nir: ModuleType, neuron: nn.Module, shape: tuple[int, ...]) -> Any:
     if p.leak == 1:
         return nir.IF(r=np.ones(shape), **full)
     require(p.leak > 0, "nir: a neuron without memory (neuron.leak=0) has no time constant")
+    require(
+        p.leak_reset or p.rest == 0,
+        "nir: the value after a reset leaks, too (neuron.leak_reset=false with neuron.rest not 0)",
+    )
     tau = DT / (1 - p.leak)
     r = np.full(shape, p.gain * tau / DT)
     return nir.LIF(tau=np.full(shape, tau), r=r, v_leak=np.zeros(shape), **full)

@@ -1,0 +1,1 @@
+"""``snnrun export``: a run's best weights for other programs."""
