@@ -11,7 +11,7 @@ def peer(name: str):
         warnings.simplefilter("ignore")
         try:
             return importlib.import_module(name)
-        except ImportError as error:
+        except (ImportError, OSError) as error:  # OSError: compiled for another torch
             pytest.skip(f"{error}; pip install snnrun[peers]")
 
 
@@ -29,11 +29,17 @@ def snntorch_reader():
 
 
 @pytest.fixture(scope="session")
+def jelly_reader():
+    """SpikingJelly's reader of NIR."""
+    return peer("spikingjelly.activation_based.nir_exchange")
+
+
+@pytest.fixture(scope="session")
 def nir():
     return peer("nir")
 
 
 @pytest.fixture(scope="session")
-def neurobench_layers():
-    """NeuroBench's counts of single layers."""
-    return peer("neurobench.metrics.utils.layers")
+def neurobench():
+    """NeuroBench: (models, metrics of a workload)."""
+    return peer("neurobench.models"), peer("neurobench.metrics.workload")
