@@ -1,6 +1,6 @@
 """The checks behind ``snnrun verify``; each gives one figure and the bound it must not exceed.
 
-All but the one of single precision run in double precision on random inputs of the dataset's shape.
+All but those of lower precision run in double precision on random inputs of the dataset's shape.
 """
 
 from collections.abc import Callable
@@ -30,6 +30,7 @@ from snnrun.verify.gradients import (
 BATCH = 4
 EXACT = 1e-9  # relative, in double precision: rounding of sums in another order
 FLIPPED = 1e-3  # share of spikes that single precision may flip
+FLIPPED_BF16 = 1e-2  # share of spikes that weights and currents of 8 bits may flip
 ROUNDED = 0.05  # relative residual of an equilibrium computed with LONG steps of spikes
 LONG = 400
 Specify = Callable[..., RunSpec]
@@ -185,18 +186,38 @@ def spide_solves_its_system(bench: Bench) -> Outcome:
     return Outcome(extra["spide/backward_residual"].item(), ROUNDED)
 
 
-@torch.no_grad()
 def single_precision(bench: Bench) -> Outcome:
     """Share of spikes that differ between single and double precision."""
     spec = bench.specify()
     plain = bench.net(spec, plain=True).eval()
     x, _ = bench.batch(spec)
-    trains = []
-    for dtype in (torch.float64, torch.float32):
-        with watching(plain.to(dtype), SpikingNeuron) as seen:
-            plain(x.to(dtype))
-        trains.append(torch.cat([layer.outputs.flatten() != 0 for layer in seen.values()]))
-    return Outcome((trains[0] != trains[1]).double().mean().item(), FLIPPED)
+    double = fired(plain, x)
+    return Outcome(share_flipped(double, fired(plain.float(), x.float())), FLIPPED)
+
+
+def lower_precision(bench: Bench) -> Outcome:
+    """Share of spikes that differ with matrix products in bfloat16."""
+    spec = bench.specify()
+    if spec.hardware.precision != "bf16":
+        raise ConfigError(f"hardware.precision={spec.hardware.precision} reduces no products")
+    plain = bench.net(spec, plain=True).eval().float()
+    x = bench.batch(spec)[0].float()
+    single = fired(plain, x)
+    with spec.hardware.products():
+        return Outcome(share_flipped(single, fired(plain, x)), FLIPPED_BF16)
+
+
+@torch.no_grad()
+def fired(plain: Network, x: Tensor) -> Tensor:
+    """Whether each unit of each layer fired at each step, flat."""
+    with watching(plain, SpikingNeuron) as seen:
+        plain(x)
+    return torch.cat([layer.outputs.flatten() != 0 for layer in seen.values()])
+
+
+def share_flipped(a: Tensor, b: Tensor) -> float:
+    """Of all chances to fire, the share that only one of two runs took."""
+    return (a != b).double().mean().item()
 
 
 CHECKS: tuple[Callable[[Bench], Outcome], ...] = (
@@ -204,6 +225,7 @@ CHECKS: tuple[Callable[[Bench], Outcome], ...] = (
     step_by_step,
     kernel,
     single_precision,
+    lower_precision,
     saf_is_ottt,
     ottt_is_its_formula,
     ssgd_is_truncated_bptt,
