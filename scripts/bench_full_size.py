@@ -69,10 +69,10 @@ def made_up(spec: RunSpec, samples: int, device: torch.device) -> Store:
 def measure(experiment: str, chosen: argparse.Namespace) -> dict[str, Any]:
     """One row of the table."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        own = [f"dataset.batch_size={chosen.batch}"] if chosen.batch else []
-        spec = build(
-            compose("config", [f"experiment={experiment}", f"hardware={chosen.device}", *own])
-        )
+        overrides = [f"experiment={experiment}", f"hardware={chosen.device}", *chosen.overrides]
+        if chosen.batch:
+            overrides.append(f"dataset.batch_size={chosen.batch}")
+        spec = build(compose("config", overrides))
     device = spec.hardware.torch_device()
     spec.hardware.prepare(0)
     net, _ = build_net(spec, device)
@@ -148,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="auto", help="cpu | cuda | auto")
     parser.add_argument("--only", nargs="+", help="experiments, instead of one for each method")
+    parser.add_argument("--overrides", nargs="+", default=[], help="as snnrun train takes them")
     parser.add_argument("--batch", type=int, help="instead of each experiment's own")
     parser.add_argument("--steps", type=int, default=10, help="timed steps")
     parser.add_argument("--json", type=Path, help="write the figures here, too")

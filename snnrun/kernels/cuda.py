@@ -17,7 +17,7 @@ from torch import Tensor
 from snnrun.kernels.parameters import LIFParameters
 from snnrun.neurons.surrogate import SURROGATES
 
-BLOCK = 512  # units of one program
+BLOCK, WARPS = 512, 4  # units and warps of one program
 CODES = {name: code for code, name in enumerate(SURROGATES)}
 
 
@@ -31,7 +31,7 @@ def forward(
     units = after.numel()
     _forward[(triton.cdiv(units, BLOCK),)](
         rows, after, spikes, _constants(p, after.dtype, after.device),
-        units, hop, len(current), BLOCK=BLOCK, enable_fp_fusion=False,
+        units, hop, len(current), BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=False,
     )  # fmt: skip
     return spikes, after, (current, membrane) if keep else ()
 
@@ -56,7 +56,7 @@ def backward(
         rows, membrane.detach().contiguous(), above, carried, potentials, grad_current,
         _constants(p, membrane.dtype, membrane.device), units, hop, above_hop, len(current),
         SURROGATE=CODES[p.surrogate.name], CUT=p.surrogate.cutoff is not None, SUM=not hop,
-        BLOCK=BLOCK, enable_fp_fusion=False,
+        BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=False,
     )  # fmt: skip
     if not hop:
         grad_current = (grad_current / len(current)).to(current.dtype).expand(current.shape)
@@ -87,10 +87,9 @@ def _constants(p: LIFParameters, dtype: torch.dtype, device: torch.device) -> Te
 
 
 @triton.jit
-def _potential(current, row, units, columns, inside, v, before, gain):
+def _row(values, row, units, columns, inside, like):
     place = tl.cast(row, tl.int64) * units + columns
-    x = tl.load(current + place, mask=inside, other=0.0).to(v.dtype)
-    return v * before + x * gain
+    return tl.load(values + place, mask=inside, other=0.0).to(like.dtype)
 
 
 @triton.jit
@@ -110,12 +109,16 @@ def _forward(
     scale, offset = tl.load(constants + 3), tl.load(constants + 4)
     firing = tl.load(constants + 5)
     v = tl.load(membrane + columns, mask=inside, other=0.0)
+    x = _row(current, 0, units, columns, inside, v)
     for t in range(steps):
-        u = _potential(current, t * hop, units, columns, inside, v, before, gain)
+        # Loads wait for the stores before them, so the next step's comes before this one's store.
+        ahead = _row(current, tl.minimum(t + 1, steps - 1) * hop, units, columns, inside, v)
+        u = v * before + x * gain
         fired = u > firing
         v = tl.where(fired, u * scale + offset, u * after)
         place = tl.cast(t, tl.int64) * units + columns
         tl.store(spikes + place, tl.where(fired, 1.0, 0.0).to(spikes.dtype.element_ty), mask=inside)
+        x = ahead
     tl.store(membrane + columns, v, mask=inside)
 
 
@@ -172,22 +175,27 @@ def _backward(
     firing, threshold = tl.load(constants + 5), tl.load(constants + 6)
     attached, width = tl.load(constants + 7), tl.load(constants + 8)
     v = tl.load(membrane + columns, mask=inside, other=0.0)
+    x = _row(current, 0, units, columns, inside, v)
     for t in range(steps):
-        u = _potential(current, t * hop, units, columns, inside, v, before, gain)
+        ahead = _row(current, tl.minimum(t + 1, steps - 1) * hop, units, columns, inside, v)
+        u = v * before + x * gain
         v = tl.where(u > firing, u * scale + offset, u * after)
         tl.store(potentials + tl.cast(t, tl.int64) * units + columns, u, mask=inside)
+        x = ahead
     tl.debug_barrier()  # the way back may give a potential to another thread of the program
     grad = tl.load(carried + columns, mask=inside, other=0.0)
     total = tl.zeros_like(grad)
+    u = _row(potentials, steps - 1, units, columns, inside, grad)
+    above = _row(grad_spikes, (steps - 1) * above_hop, units, columns, inside, grad)
     for back in range(steps):
         t = steps - 1 - back
-        place = tl.cast(t, tl.int64) * units + columns
-        u = tl.load(potentials + place, mask=inside, other=0.0)
+        u_ahead = _row(potentials, tl.maximum(t - 1, 0), units, columns, inside, grad)
+        above_ahead = _row(
+            grad_spikes, tl.maximum(t - 1, 0) * above_hop, units, columns, inside, grad
+        )
         slope = _slope(u - threshold, width, SURROGATE)
         if CUT:
             slope = tl.where(tl.abs(u - threshold) < tl.load(constants + 9), slope, 0.0)
-        row = tl.cast(t * above_hop, tl.int64) * units + columns
-        above = tl.load(grad_spikes + row, mask=inside, other=0.0).to(grad.dtype)
         passed = tl.where(u > firing, scale, after)
         passed -= attached * slope * (u * (after - scale) - offset)
         delta = slope * above + passed * grad
@@ -196,7 +204,8 @@ def _backward(
             total += delta * gain
         else:
             out = (delta * gain).to(grad_current.dtype.element_ty)
-            tl.store(grad_current + place, out, mask=inside)
+            tl.store(grad_current + tl.cast(t, tl.int64) * units + columns, out, mask=inside)
+        u, above = u_ahead, above_ahead
     if SUM:
         tl.store(grad_current + columns, total, mask=inside)
     tl.store(carried + columns, grad, mask=inside)
