@@ -12,6 +12,7 @@ from snnrun import evaluation
 from snnrun.config import RunSpec, build, explain
 from snnrun.curve import Curve
 from snnrun.errors import ConfigError, UserError, require
+from snnrun.folders import writing
 from snnrun.inheritance import load_best
 from snnrun.measure.health import Health
 from snnrun.measure.memory import PeakMemory
@@ -57,7 +58,8 @@ def evaluate(folder: Path, overrides: list[str]) -> list[dict[str, float]]:
     if key:
         curve = Curve(key, figures)
         curve.show()
-        curve.write(folder)
+        with writing(folder, "eval"):
+            curve.write(folder)
     else:
         (spec,) = specs.values()
         Display("plain", spec.epochs).summary(f"{spec.name} on the test set", figures[""], [])

@@ -1,6 +1,5 @@
 """Folders and files of a run: there when something came of it, and otherwise as before."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,11 +14,9 @@ def made(folder: Path) -> Iterator[None]:
     Raises:
         UserError: it cannot be made.
     """
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    try:
+    with writing(folder, "output_dir"):
+        missing = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error) from error
     try:
         yield
     except BaseException:
@@ -29,24 +26,37 @@ def made(folder: Path) -> Iterator[None]:
         raise
 
 
-def unwritable(folder: Path, error: OSError) -> UserError:
-    """What to say of an output folder that cannot be written."""
-    return UserError(
-        f"output_dir: cannot write {folder} ({error.strerror}); "
-        "set output_dir to a folder that can be written"
-    )
+@contextmanager
+def writing(place: Path, key: str) -> Iterator[None]:
+    """Turn a failure to write to a file or folder into one line.
+
+    Args:
+        place: what is written.
+        key: the option or key that named it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{key}: cannot write {place} ({error.strerror}); make room or choose another place"
+        ) from error
 
 
 def replace(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` make a file beside `path`, then move it there in one step.
 
+    One process at a time owns the folder, so what a killed one left has the same name and goes.
+
     Raises:
         UserError: it cannot be written; `path` is untouched, as it is when `write` raises.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)  # of a killed process that had this number
+        temporary.unlink(missing_ok=True)
         write(temporary)
         temporary.replace(path)
     except OSError as error:

@@ -146,9 +146,10 @@ def _kept(threads: int) -> Plan:
     plan = probe()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(asdict(plan), file)
-        Path(file.name).replace(path)
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:  # to appear whole
+            whole = Path(scratch) / path.name
+            whole.write_text(json.dumps(asdict(plan)))
+            whole.replace(path)
     except OSError as error:
         log.info("the plan of this machine could not be kept in %s: %s", path, error)
     return plan

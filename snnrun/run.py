@@ -19,7 +19,7 @@ from snnrun.data.base import Splits
 from snnrun.data.batcher import Batcher
 from snnrun.data.store import Samples
 from snnrun.errors import UserError
-from snnrun.folders import made, unwritable
+from snnrun.folders import made, writing
 from snnrun.inheritance import load_best
 from snnrun.interrupt import Interrupt
 from snnrun.loop import Loop
@@ -117,12 +117,11 @@ def _claim(folder: Path, display: Display) -> Iterator[None]:
     lock = FileLock(folder / "lock")
     with made(folder):
         try:
-            lock.acquire(blocking=False)
+            with writing(folder, "output_dir"):
+                lock.acquire(blocking=False)
         except Timeout:
             display.say(f"another process runs this specification ({folder}); waiting for it")
             _wait(lock, folder)
-        except OSError as error:
-            raise unwritable(folder, error) from error
         try:
             yield
         except BaseException:
@@ -252,7 +251,8 @@ class Run:
     def _describe(self, run_log: RunLog) -> None:
         spec = self.spec
         config = OmegaConf.to_yaml(OmegaConf.create(spec.tree))
-        (spec.folder / "config.yaml").write_text(config)
+        with writing(spec.folder, "output_dir"):
+            (spec.folder / "config.yaml").write_text(config)
         run_log.artifact(spec.folder / "config.yaml")
         if diff := provenance.git_diff():
             run_log.text("git.diff", diff)
@@ -331,7 +331,8 @@ class Run:
         from snnrun.report.raster import draw
 
         x, _ = next(test.epoch(0))
-        return draw(self.plain, x, self.spec.folder)
+        with writing(self.spec.folder, "output_dir"):
+            return draw(self.plain, x, self.spec.folder)
 
     def _stop_if_asked(self) -> None:
         if self.interrupt.requested():

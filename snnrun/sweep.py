@@ -143,6 +143,11 @@ class Sweep(Callback):
         if open_runs:
             names = ", ".join(f"{name} ({status})" for name, status in open_runs)
             log.error("%d of %d runs did not finish: %s", len(open_runs), len(runs), names)
+        # Negative for an optuna study taken up again: it has the runs of earlier commands too.
+        absent = self._jobs - len(runs)
+        if not complete and absent > 0:
+            why = "not started, refused, or finished before it"
+            log.error("%d of %d jobs have no run in this sweep: %s", absent, self._jobs, why)
 
 
 def _count(config: DictConfig, overrides: list[Override]) -> int:

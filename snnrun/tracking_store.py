@@ -31,6 +31,10 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+_LOG_LEVELS = {
+    "mlflow.store.db.utils": logging.CRITICAL,  # the traceback of an error that it raises as well
+    "urllib3.connectionpool": logging.ERROR,  # a line per attempt
+}
 _IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
 
 
@@ -67,6 +71,8 @@ def connect(uri: str, experiment: str) -> tuple["MlflowClient", str]:
     """
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+    for name, level in _LOG_LEVELS.items():
+        logging.getLogger(name).setLevel(level)
     if not uri.startswith(SQLITE):
         with _impatient():
             return _open(uri, experiment, artifacts=None)
@@ -82,7 +88,6 @@ def _migrate(database: Path) -> None:
     """Make a store whole or not at all; half its tables, after a kill, would open never again."""
     from mlflow import MlflowClient
 
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # two lines per new store
     new = database.with_name(f".{database.name}.new")
     parts = (new, new.with_name(f"{new.name}-journal"))
     for left in parts:
@@ -115,7 +120,6 @@ def _make_experiment(client: "MlflowClient", name: str, artifacts: Path | None) 
 def _open(uri: str, experiment: str, artifacts: Path | None) -> tuple["MlflowClient", str]:
     from mlflow import MlflowClient
 
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line per attempt
     with reaching(uri):
         client = MlflowClient(tracking_uri=uri)
         found = client.get_experiment_by_name(experiment)
@@ -161,14 +165,23 @@ def _impatient() -> Iterator[None]:
 
 @contextmanager
 def reaching(uri: str) -> Iterator[None]:
-    """Turn a failure of the store (ImportError: its driver is missing) into one line."""
+    """Turn a failure of the store into one line.
+
+    An ImportError is a missing driver, an OSError a folder of artifacts that cannot be written.
+
+    Raises:
+        UserError: naming the store, the reason and what to do.
+    """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     handled = sys.exception()
     try:
         yield
-    except (MlflowException, SQLAlchemyError, ImportError) as error:
+    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
         reason = cause(error, handled)
-        hint = "" if uri.startswith(SQLITE) else "; start it, or set tracking.uri=null"
-        raise UserError(f"tracking: {uri} refuses or is not there ({reason}){hint}") from error
+        if uri.startswith(SQLITE):
+            problem, hint = "cannot be used", "mend that and repeat the command"
+        else:
+            problem, hint = "refuses or is not there", "start it, or set tracking.uri=null"
+        raise UserError(f"tracking: {uri} {problem} ({reason}); {hint}") from error

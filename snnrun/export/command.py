@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from snnrun import checkpoint
 from snnrun.config import RunSpec
 from snnrun.errors import UserError
 from snnrun.evaluate import load_spec
@@ -73,7 +74,7 @@ def command(arguments: list[str]) -> None:
     deployed = folded(plain).to(memory_format=torch.contiguous_format)
     if chosen.to == "state_dict":
         file, note = chosen.run / "export.pt", ""
-        replace(file, lambda path: torch.save(deployed.state_dict(), path))
+        checkpoint.save(file, deployed.state_dict())
     else:
         how = FORMATS[chosen.to]
         file, x = chosen.run / how.file, samples(spec)

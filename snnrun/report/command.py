@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from snnrun.compare import compare, select
-from snnrun.errors import UserError
+from snnrun.folders import writing
 from snnrun.report.text import show, write_csv
 from snnrun.tracking_read import finished
 from snnrun.tracking_store import resolve_uri
@@ -37,14 +37,9 @@ def command(arguments: list[str]) -> None:
         from snnrun.report.page import draw, page
 
         about = f"runs of {uri}" + "".join(f", {text}" for text in chosen.filters)
-        _write(chosen.html, page(tables, draw(tables, uri), about))
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        file.write_text(text)
-    except OSError as error:
-        raise UserError(f"--html: cannot write {file} ({error.strerror})") from error
+        text = page(tables, draw(tables, uri), about)
+        with writing(chosen.html, "--html"):
+            chosen.html.write_text(text)
 
 
 def _parser() -> argparse.ArgumentParser:

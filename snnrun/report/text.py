@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 
 from snnrun.compare import COLUMNS, CONDITIONS, Cell, Column, Row, Table
-from snnrun.errors import UserError
+from snnrun.folders import writing
 
 SHORT = {
     "hardware.energy.e_ac_pj": "pJ per AC",
@@ -136,13 +136,10 @@ def write_csv(tables: list[Table], file: Path) -> None:
     lines = [_line(table, row) for table in tables for row in table.rows]
     figures = [f"{c.key} {what}" for c in COLUMNS for what in ("mean", "std", "ratio", "best")]
     names = ["dataset", *keys, "runs", "alone", "seeds", *CONDITIONS, "foreign", "mixed", *figures]
-    try:
-        with file.open("w", newline="") as out:
-            writer = csv.DictWriter(out, list(dict.fromkeys(names)), restval="")
-            writer.writeheader()
-            writer.writerows(lines)
-    except OSError as error:
-        raise UserError(f"--csv: cannot write {file} ({error.strerror})") from error
+    with writing(file, "--csv"), file.open("w", newline="") as out:
+        writer = csv.DictWriter(out, list(dict.fromkeys(names)), restval="")
+        writer.writeheader()
+        writer.writerows(lines)
 
 
 def _line(table: Table, row: Row) -> dict[str, object]:

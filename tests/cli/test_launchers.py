@@ -1,8 +1,11 @@
 """The documented command of each launcher and sweeper, where its extra is installed."""
 
+import os
+import signal
 import sqlite3
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,12 @@ LAUNCHERS = {
     "ray": ("+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.remote.num_cpus=1"),
 }
 OPTION = {"submitit": "submitit_local"}
+
+
+def finished(snnrun):
+    """Metrics of every finished run, parents left out."""
+    ended = [(run, name) for run, name, status in snnrun.runs() if status == "FINISHED"]
+    return {run: snnrun.metrics(run) for run, name in ended if not name.startswith("sweep")}
 
 
 def statuses(snnrun):
@@ -46,23 +55,50 @@ def test_optuna_study_continues_after_a_restart(snnrun):
             assert study.execute("select count(*) from trials").fetchone() == (trials,)
 
 
+def workers(sweep):
+    """Process ids of the joblib workers of a sweep."""
+    children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children").read_text().split()
+    return [int(c) for c in children if b"popen_loky" in Path(f"/proc/{c}/cmdline").read_bytes()]
+
+
+def kill_a_worker(sweep):
+    os.kill(workers(sweep)[0], signal.SIGKILL)
+
+
+def kill_the_group(sweep):
+    os.killpg(sweep.pid, signal.SIGKILL)
+
+
+PARALLEL = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+
+
 @pytest.mark.slow
-def test_killed_sweep_continues_when_repeated_and_repeats_nothing(snnrun):
-    command = ("train", "-m", "method=bptt", "seed=0,1,2", *TINY[:3], "epochs=20")
+@pytest.mark.parametrize(
+    ("kill", "launcher"),
+    [(kill_the_group, ()), (kill_the_group, PARALLEL), (kill_a_worker, PARALLEL)],
+    ids=["sweep", "sweep with its workers", "worker"],
+)
+def test_killed_sweep_continues_when_repeated_and_repeats_nothing(snnrun, kill, launcher):
+    if launcher:
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    command = ("train", "-m", "method=bptt", "seed=0,1,2,3", *TINY[:3], "epochs=20", *launcher)
     sweep = snnrun.start(*command)
     deadline = time.monotonic() + 200
-    while len(list(snnrun.folder.glob("outputs/*/last.pt"))) < 2:  # the second one is under way
+    while len(list(snnrun.folder.glob("outputs/*/last.pt"))) < 3:  # so one has finished
         assert sweep.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    sweep.kill()
-    sweep.communicate()
-    done = {run_id: snnrun.metrics(run_id) for run_id, _, s in snnrun.runs() if s == "FINISHED"}
-    assert 0 < len(done) < 3
+    kill(sweep)
+    _, error = sweep.communicate(timeout=120)
+    if kill is kill_a_worker:
+        assert sweep.returncode == 1 and "Traceback" not in error
+        assert error.count("error: ") == 1 and "error: a worker of the sweep was killed" in error
+    done = finished(snnrun)
+    assert 0 < len(done) < 4
 
-    snnrun(*command)
+    assert "Traceback" not in snnrun(*command).stderr
 
     assert statuses(snnrun) == [
-        *((f"bptt-mlp-T4-s{seed}", "FINISHED") for seed in (0, 1, 2)),
+        *((f"bptt-mlp-T4-s{seed}", "FINISHED") for seed in (0, 1, 2, 3)),
         ("sweep", "FINISHED"),
     ]
-    assert {run_id: snnrun.metrics(run_id) for run_id in done} == done
+    assert finished(snnrun).items() >= done.items()

@@ -15,7 +15,7 @@ hydra:
   callbacks: {sweep: {_target_: snnrun.sweep.Sweep}}
 """
 APP = """
-import os, sys
+import os, signal, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 import hydra
@@ -36,12 +36,19 @@ def main(cfg):
     assert parent or "mlflow" not in sys.modules
     from snnrun.tracking import Tracking, prepare
     store = prepare(Tracking(**cfg.tracking), Path(HydraConfig.get().runtime.cwd))
+    if str(cfg.seed) == os.environ.get("KILLED_SEED"):
+        while not Path("started").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGKILL)
     found = store.find(str(cfg.seed))
     run_id = found.run_id if found else None
     tags = {"spec_hash": str(cfg.seed)}
     with store.run(name=f"s{cfg.seed}", tags=tags, params={}, run_id=run_id, parent_id=parent):
         if str(cfg.seed) == os.environ.get("FAILING_SEED"):
             raise RuntimeError("boom")
+        if "KILLED_SEED" in os.environ:
+            Path("started").touch()
+            time.sleep(60)
 
 main()
 """
@@ -102,6 +109,20 @@ def test_parallel_sweep_has_one_parent_and_its_repetition_takes_it_up(launch, tm
     second = launch(*reversed(sweep))
     assert second.returncode == 0, second.stderr
     assert [row[2] for row in runs(tmp_path)] == ["FINISHED"] * 4
+
+
+@pytest.mark.slow
+def test_jobs_that_never_started_are_counted_when_a_worker_is_killed(launch, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+
+    broken = launch("-m", "seed=0,1,2,3,4", *parallel, KILLED_SEED="0")
+
+    assert broken.returncode == 1
+    said = broken.stdout + broken.stderr
+    assert "1 of 1 runs did not finish: s1 (RUNNING)" in said
+    assert "4 of 5 jobs have no run in this sweep: not started, refused, or finished" in said
+    assert [row[2] for row in runs(tmp_path)] == ["RUNNING", "FAILED"]
 
 
 def test_single_run_has_no_parent(launch, tmp_path):
