@@ -43,8 +43,12 @@ def save(path: Path, state: dict[str, Any]) -> None:
     replace(path, write)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, advice: str = "delete it") -> dict[str, Any]:
     """Read a checkpoint, every tensor on the CPU.
+
+    Args:
+        path: of the file.
+        advice: what the user should do when it cannot be read.
 
     Raises:
         UserError: the file is missing, truncated, changed, or not a checkpoint of snnrun.
@@ -57,11 +61,11 @@ def load(path: Path) -> dict[str, Any]:
         if not isinstance(state, dict):
             raise TypeError(f"it holds a {type(state).__name__}")
     except FileNotFoundError as error:
-        raise UserError(f"checkpoint {path} does not exist") from error
+        raise UserError(f"checkpoint {path} does not exist; {advice}") from error
     except Exception as error:  # arbitrary bytes make the unpickler raise anything, KeyError too
         raise UserError(
             f"checkpoint {path} cannot be read: truncated, changed, or not written by snnrun; "
-            "delete it to start the run afresh"
+            f"{advice}"
         ) from error
     return state
 

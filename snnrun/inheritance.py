@@ -5,6 +5,7 @@ optimiser and schedule start afresh.
 """
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 from torch import nn
@@ -21,7 +22,7 @@ def identity(folder: Path) -> str:
     """
     if not (folder / "config.yaml").is_file() or not (folder / "best.pt").is_file():
         raise ConfigError(f"init_from: {folder} is not a run's folder with a best.pt")
-    state = checkpoint.load(folder / "last.pt")
+    state = _read(folder / "last.pt")
     done, epochs = state["progress"]["epoch"], OmegaConf.load(folder / "config.yaml").epochs
     if done < epochs:
         raise ConfigError(
@@ -37,8 +38,18 @@ def load_best(net: nn.Module, folder: Path) -> None:
     Raises:
         UserError: they do not fit this net.
     """
+    state = _read(folder / "best.pt")
     try:
-        net.load_state_dict(checkpoint.load(folder / "best.pt")["net"])
+        net.load_state_dict(state["net"])
     except RuntimeError as error:  # torch lists every tensor; the first says enough
         reason = str(error).splitlines()[1].strip()
         raise UserError(f"the weights in {folder} do not fit this net: {reason}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A checkpoint that a run has written."""
+    advice = "the tracking store keeps a copy with the artifacts of a finished run"
+    state = checkpoint.load(path, advice)
+    if "spec_hash" not in state:
+        raise UserError(f"checkpoint {path} is not of a run; {advice}")
+    return state

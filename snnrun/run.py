@@ -312,7 +312,7 @@ class Run:
     def _finish(self, run_log: RunLog) -> dict[str, float]:
         """Touch the test set once, with the best checkpoint."""
         loop, spec = self.loop, self.spec
-        loop.net.load_state_dict(checkpoint.load(self.best)["net"])
+        loop.net.load_state_dict(self._read(self.best)["net"])
         test = batches(spec, self.splits.test, training=False)
         metrics = evaluation.test(
             self.plain, spec.method, test, spec.hardware.energy, loop.memory, loop.health
@@ -363,13 +363,23 @@ class Run:
         if self.progress.epoch == self.progress.best_epoch and not self.progress.batch:
             checkpoint.keep(self.last, self.best)
 
+    def _read(self, path: Path) -> dict[str, Any]:
+        """A checkpoint of this run.
+
+        Raises:
+            UserError: it is missing, damaged or of another run.
+        """
+        advice = f"delete {self.spec.folder} to start the run afresh"
+        state = checkpoint.load(path, advice)
+        if state.get("spec_hash") != self.spec.hash:
+            raise UserError(f"checkpoint {path} belongs to another specification; {advice}")
+        return state
+
     def _saved(self) -> dict[str, Any] | None:
         """The last checkpoint, if there is one."""
         if not self.last.exists():
             return None
-        state = checkpoint.load(self.last)
-        if state.get("spec_hash") != self.spec.hash:
-            raise UserError(f"checkpoint {self.last} belongs to another specification; delete it")
+        state = self._read(self.last)
         self.plan.check_continues(state.get("plan", self.plan.choices()))
         return state
 
@@ -386,10 +396,8 @@ class Run:
         """Continue from a checkpoint."""
         self._restore(state)
         self._keep_best()
-        if self.progress.best_epoch and not self.best.exists():
-            raise UserError(
-                f"checkpoint {self.best} is gone; delete {self.last} to start the run afresh"
-            )
+        if self.progress.best_epoch:
+            self._read(self.best)  # now, and not after hours of training
         done = self.progress
         self.display.say(
             f"{self.spec.name}: continuing at epoch {done.epoch + 1}, batch {done.batch}"
