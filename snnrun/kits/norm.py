@@ -98,7 +98,7 @@ class StandardisedWeight(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Standardise ``weight`` [out, ...]; same shape."""
-        rows = weight.flatten(1)
-        var, mean = torch.var_mean(rows, dim=1, keepdim=True)
-        scale = self.gain[:, None] * torch.rsqrt(var * rows.shape[1] + self.eps)
-        return ((rows - mean) * scale).view_as(weight)
+        fan_in = tuple(range(1, weight.dim()))  # not flattened: maps follow the weight's layout
+        var, mean = torch.var_mean(weight, dim=fan_in, keepdim=True)
+        scale = self.gain.view_as(var) * torch.rsqrt(var * weight[0].numel() + self.eps)
+        return (weight - mean) * scale

@@ -99,6 +99,14 @@ def test_standardisation_ignores_shift_and_nearly_ignores_size():
     torch.testing.assert_close(norm(2 * weight), norm(weight), rtol=1e-4, atol=1e-6)
 
 
+def test_standardised_weight_keeps_its_layout_in_memory():
+    weight = torch.randn(4, 3, 3, 3)
+    last = weight.contiguous(memory_format=torch.channels_last)
+    for w in (weight, last, last.transpose(0, 1)):
+        assert StandardisedWeight(len(w))(w).stride() == w.stride()
+    torch.testing.assert_close(StandardisedWeight(4)(last), StandardisedWeight(4)(weight))
+
+
 def test_gradient_of_standardised_weight_agrees_with_differences():
     norm = StandardisedWeight(3)
     weight = torch.randn(3, 2, 2, 2, requires_grad=True)
