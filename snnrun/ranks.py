@@ -8,6 +8,7 @@ outside `joined` every function here is the identity.
 """
 
 import logging
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,9 +83,11 @@ def joined() -> Iterator[None]:
         yield
     except BaseException as error:
         first = store.add("snnrun/ended", 1) == 1
-        if isinstance(error, UserError):
-            raise SystemExit(f"error: {error}" if first else 1) from error
-        raise
+        if not isinstance(error, UserError):
+            raise
+        if first:  # at once, as torchrun is about to end all that are left
+            sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(1) from error
     else:
         dist.destroy_process_group()
     finally:

@@ -221,7 +221,7 @@ class Run:
             run_id=run_id,
             parent_id=os.environ.get("SNNRUN_PARENT_RUN"),
         )
-        with how as run_log, self.interrupt.listening(), self.neighbours.present():
+        with self.interrupt.listening(), how as run_log, self.neighbours.present():
             state = ranks.from_leader(self._saved())
             self._count_jobs()
             if state is None:

@@ -177,7 +177,9 @@ def _require_a_valid_one(jobs: list[DictConfig]) -> None:
     errors: list[UserError] = []
     for job in jobs:
         try:
-            build(job).dataset.find()
+            spec = build(job)
+            spec.hardware.processes()
+            spec.dataset.find()
             return
         except UserError as error:
             errors.append(error)
