@@ -74,8 +74,21 @@ class SPIDE(EquilibriumMethod):
 
     def step(self, net: Chain, update: EquilibriumUpdate, x: Tensor, y: Tensor) -> StepOutput:  # type: ignore[override]
         """See Method.step."""
-        net.reset()
         update.zero()
+        loss, logits, g, loop = self.linearised(net, x, y)
+        scale = self.scale(g)
+        backward = self.second_stage(loop, scale * g)
+        residual = backward_residual(loop, backward, scale * g)
+        self.watch(update, loop, residual.item(), UNSOLVED)
+        extra = self._figures(loop, backward, residual, len(x))
+        kept = backward.nbytes() + sum(mask.nbytes for mask in loop.masks)
+        loop.backward(backward.betas, scale * ranks.unit())
+        update.step()
+        return StepOutput(loss=loss, logits=logits, extra=extra, kept_bytes=kept)
+
+    def linearised(self, net: Chain, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Loop]:
+        """The first stage: loss, logits, and the system beta = J^T beta + g as g and its loop."""
+        net.reset()
         leak, subtracted = constants(net)
         forward = simulate(net, x, leak)
         loss, logits, g = classify(net, forward.rates[-1], y)
@@ -87,21 +100,17 @@ class SPIDE(EquilibriumMethod):
             inner=forward.rates[:-1],
             masks=self.masks(forward, subtracted),
         )
-        scale = self.scale(g)
-        backward = backward_stage(
+        return loss, logits, g, loop
+
+    def second_stage(self, loop: Loop, drive: Tensor) -> BackwardStage:
+        """Solve the system for the right-hand side ``drive`` [1, B, ...] with ternary spikes."""
+        return backward_stage(
             loop,
-            scale * g,
+            drive,
             steps=self.backward_steps,
             threshold=self.backward_threshold,
             leak=self.backward_leak,
         )
-        residual = backward_residual(loop, backward, scale * g)
-        self.watch(update, loop, residual.item(), UNSOLVED)
-        extra = self._figures(loop, backward, residual, len(x))
-        kept = backward.nbytes() + sum(mask.nbytes for mask in loop.masks)
-        loop.backward(backward.betas, scale * ranks.unit())
-        update.step()
-        return StepOutput(loss=loss, logits=logits, extra=extra, kept_bytes=kept)
 
     def masks(self, forward: Simulation, subtracted: float) -> list[Tensor]:
         """Where the clamp has slope 1, per layer: inside (0, 1)."""
