@@ -4,6 +4,7 @@ Samples are shared out to the threads; each has its own weight gradient, added u
 results of the forward pass do not depend on the number of threads.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from snnrun.kernels.threads import spread
 
 BLOCK = 32  # units looked at together for a potential near the threshold
 NO_SYNAPSE = -1.0
+LEAST_SCALE = 1e-6  # of gradients kept up to a factor; below, the factor is multiplied in
 
 
 def compiled(function: Any, **flags: Any) -> Any:
@@ -75,32 +77,42 @@ def backward(
     batch: int,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of one weighted connection; as `events_torch.backward`."""
-    w = _array(weight)
-    below = _none(len(spikes.start)) if active is None else active
-    lists = [a.numpy() for events in (spikes, below, incoming.at) for a in events]
-    value, drive = (_array(a) for a in (incoming.value, incoming.drive))
-    grad_in = torch.zeros(len(below.index), dtype=weight.dtype)
-    leak, synapse = leaks
-    pair = w.dtype.type(leak), w.dtype.type(NO_SYNAPSE if synapse is None else synapse)
-    steps = (len(spikes.start) - 1) // batch
+    grad_in = weight.new_zeros(0 if active is None else len(active.index))
+    walk = steps_back(spikes, active, incoming, weight, leaks, batch)
 
-    def work(lo: int, hi: int) -> np.ndarray:
-        grad = np.zeros(w.shape, w.dtype)
-        _backward(*lists, value, drive, w, steps, lo, hi, *pair, grad, grad_in.numpy())
+    def work(lo: int, hi: int) -> Tensor:
+        grad = torch.zeros_like(weight)  # aligned to cache lines, unlike numpy's
+        walk(lo, hi, grad, grad_in)
         return grad
 
     first, *others = spread(batch, work)
     for other in others:
         first += other
-    return torch.from_numpy(first), grad_in
+    return first, grad_in
+
+
+def steps_back(
+    spikes: Events,
+    active: Events | None,
+    incoming: Incoming,
+    weight: Tensor,
+    leaks: tuple[float, float | None],
+    batch: int,
+) -> Callable[[int, int, Tensor, Tensor], None]:
+    """The walk back through the samples lo to hi, adding to gradients of weights and of spikes."""
+    w = _array(weight)
+    lists = [a.numpy() for events in (spikes, active or spikes, incoming.at) for a in events]
+    arrays = (*lists, _array(incoming.value), _array(incoming.drive), w)
+    leak, synapse = leaks
+    pair = w.dtype.type(leak), w.dtype.type(NO_SYNAPSE if synapse is None else synapse)
+    steps = (len(spikes.start) - 1) // batch
+    return lambda lo, hi, grad, grad_in: _backward(
+        *arrays, steps, lo, hi, *pair, grad.numpy(), grad_in.numpy()
+    )
 
 
 def _array(x: Tensor) -> np.ndarray:
     return x.detach().contiguous().numpy()
-
-
-def _none(pointers: int) -> Events:
-    return Events(torch.zeros(0, dtype=torch.int32), torch.zeros(pointers, dtype=torch.int32))
 
 
 def _constants(unit: Unit, dtype: np.dtype) -> tuple[Any, ...]:
@@ -293,6 +305,35 @@ def _read(
                     logits[b, c], at[b, c] = o[c], t
 
 
+@partial(compiled_sums, inline="always")
+def _dot_rows(
+    index: np.ndarray,
+    lo: int,
+    hi: int,
+    weight: np.ndarray,
+    delta: np.ndarray,
+    scale: float,
+    out: np.ndarray,
+) -> None:
+    """Products of the events' weights with delta, four at a time to read delta once for them."""
+    zero = weight.dtype.type(0)
+    whole = lo + (hi - lo) // 4 * 4
+    for e in range(lo, whole, 4):
+        a, b, c, d = index[e], index[e + 1], index[e + 2], index[e + 3]
+        p = q = r = s = zero
+        for j in range(delta.size):
+            p += weight[a, j] * delta[j]
+            q += weight[b, j] * delta[j]
+            r += weight[c, j] * delta[j]
+            s += weight[d, j] * delta[j]
+        out[e], out[e + 1], out[e + 2], out[e + 3] = p * scale, q * scale, r * scale, s * scale
+    for e in range(whole, hi):
+        a, p = index[e], zero
+        for j in range(delta.size):
+            p += weight[a, j] * delta[j]
+        out[e] = p * scale
+
+
 @compiled_sums
 def _backward(
     spike_index: np.ndarray,
@@ -312,34 +353,37 @@ def _backward(
     grad_weight: np.ndarray,
     grad_in: np.ndarray,
 ) -> None:
-    units = weight.shape[1]
+    """The deltas are scale * delta: without a synaptic current a step back is one product."""
+    units, one = weight.shape[1], weight.dtype.type(1)
     membrane, current = np.empty(units, weight.dtype), np.empty(units, weight.dtype)
-    delta, zero = membrane if synapse < 0 else current, weight.dtype.type(0)
+    delta, least = membrane if synapse < 0 else current, weight.dtype.type(LEAST_SCALE)
     for b in range(lo, hi):
         membrane[:] = 0
         current[:] = 0
-        touched = drive.shape[0] > 0
-        for t in range(steps - 2, -1, -1):
-            row = b * steps + t
+        touched, scale = drive.shape[0] > 0, one
+        for row in range((b + 1) * steps - 2, b * steps - 1, -1):
             if not touched and at_start[row + 1] == at_start[row + 2]:
                 continue
             touched = True
             if synapse >= 0:
                 for j in range(units):
                     current[j] = current[j] * synapse + membrane[j]
-            for j in range(units):
-                membrane[j] *= leak
+                    membrane[j] *= leak
+            elif scale * leak > least:
+                scale *= leak
+            else:
+                for j in range(units):
+                    membrane[j] *= scale * leak
+                scale = one
             for e in range(at_start[row + 1], at_start[row + 2]):
-                membrane[at_index[e]] += value[e]
+                membrane[at_index[e]] += value[e] / scale
             if drive.shape[0]:
                 for j in range(units):
-                    membrane[j] += drive[b, j]
+                    membrane[j] += drive[b, j] / scale
             for e in range(spike_start[row], spike_start[row + 1]):
                 i = spike_index[e]
                 for j in range(units):
-                    grad_weight[i, j] += delta[j]
-            for e in range(active_start[row], active_start[row + 1]):
-                i, total = active_index[e], zero
-                for j in range(units):
-                    total += weight[i, j] * delta[j]
-                grad_in[e] = total
+                    grad_weight[i, j] += scale * delta[j]
+            if grad_in.size:
+                first, last = active_start[row], active_start[row + 1]
+                _dot_rows(active_index, first, last, weight, delta, scale, grad_in)

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snnrun.errors import ConfigError, choice, require
-from snnrun.kernels.active_conv import active_conv, suits
-from snnrun.kernels.event_stack import KERNELS, Plan, event_stack, gather
+from snnrun.kernels import active_conv, event_stack
+from snnrun.kernels.event_stack import KERNELS, Plan
 from snnrun.kernels.events import Readout, Unit
 from snnrun.kernels.leaky import leaky
 from snnrun.kits.plain import Kit
@@ -148,14 +148,16 @@ class SSGD(Method):
         """See Method.step."""
         assert isinstance(net, Chain)
         plan = self._plan(net)
-        arrived = None if plan is None or is_static(x) else gather(x, self.kernel)
+        quiet = plan is not None and not is_static(x) and event_stack.suits(x)
+        arrived = event_stack.gather(x, self.kernel) if quiet else None
         active: list[Tensor] = []
         if plan is None or arrived is None:
             if plan is not None:
                 _say_dense()
             logits, counts = self._by_layer(net, x)
         else:
-            logits, counts, active = event_stack(arrived, x.shape[1], _weights(net), plan)
+            batch, weights = x.shape[1], _weights(net)
+            logits, counts, active = event_stack.event_stack(arrived, batch, weights, plan)
         loss = F.cross_entropy(logits, y)
         for count in counts:
             loss = loss + self._penalty(count)
@@ -201,8 +203,8 @@ class SSGD(Method):
         counts = []
         for layer in _layers(net):
             op, constants = layer.synapse.op, unit(layer.neuron)
-            if not is_static(x) and suits(op, x, constants):
-                spikes = active_conv(x, cast(nn.Conv2d, op), constants)
+            if not is_static(x) and active_conv.suits(op, x, constants):
+                spikes = active_conv.active_conv(x, cast(nn.Conv2d, op), constants)
             else:
                 spikes = layer.neuron(layer.synapse(x))
             counts.append(spikes.sum(0).flatten(1))
@@ -234,4 +236,6 @@ def unit(neuron: nn.Module) -> Unit:
 
 @cache
 def _say_dense() -> None:
-    log.info("ssgd: the input is not spikes of 0 and 1, so it runs dense, with the same gradient")
+    log.info(
+        "ssgd: the input is not few spikes of 0 and 1, so it runs dense, with the same gradient"
+    )

@@ -77,7 +77,7 @@ class Bench:
         steps, shape = spec.method.timesteps, spec.dataset.shape
         x = torch.randn(steps, BATCH, *shape, dtype=torch.float64)
         if binary:
-            x = (x > 1).double()
+            x = (x > 1.5).double()  # few enough ones for the event-driven form
         elif spec.dataset.static:
             x = x[:1].expand_as(x)
         return x.to(self.device), torch.arange(BATCH, device=self.device) % spec.dataset.classes

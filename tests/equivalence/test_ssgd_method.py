@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from snnrun.kernels import event_stack as event_stack_module
 from snnrun.kernels.event_stack import event_stack, gather
 from snnrun.measure.health import Health
 from snnrun.measure.spikes import SpikeMeter
@@ -45,6 +46,20 @@ def test_decision_steps_are_those_of_decoding_every_prefix(specified):
         method = specified("method=ssgd", f"method.readout={reduce}").method
         outputs = torch.randn(15, 8, 4)
         assert torch.equal(method.decision_steps(outputs), Method.decision_steps(method, outputs))
+
+
+def test_busy_input_runs_dense_with_the_loss_of_the_lists(specified, monkeypatch):
+    spec = specified("method=ssgd", "dataset=synthetic", "hardware.precision=fp64")
+    losses = []
+    for limit in (1.0, 0.0):
+        monkeypatch.setattr(event_stack_module, "INPUT_FROM", limit)
+        torch.manual_seed(0)
+        model, _ = build_net(spec, CPU)
+        x = (torch.rand(20, 6, 1, 8, 8) < 0.05).double()
+        out = spec.method.step(model, spec.method.setup(model), x, torch.arange(6))
+        assert bool(out.extra) == (limit == 1.0)  # shares of active events, known to lists alone
+        losses.append(out.loss)
+    torch.testing.assert_close(*losses)
 
 
 def test_a_dead_layer_is_reported(specified, caplog):
