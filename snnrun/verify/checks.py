@@ -15,12 +15,12 @@ from snnrun.equilibrium.solvers import fixed_point
 from snnrun.errors import ConfigError
 from snnrun.kernels import eager
 from snnrun.kernels.multistep import COMPILED_FROM, lif
+from snnrun.methods.ide import IDE
 from snnrun.methods.spide import SPIDE
 from snnrun.models.network import Chain, Network
 from snnrun.neurons.base import SpikingNeuron
 from snnrun.neurons.lif import LIFNeuron
 from snnrun.verify.gradients import (
-    Frozen,
     Trainer,
     apart,
     distance,
@@ -85,12 +85,15 @@ class Bench:
 
 def training_form(bench: Bench) -> Outcome:
     """Logits of the training form = logits of the plain form."""
-    spec = bench.specify()
-    net = bench.net(spec)
+    spec = bench.specify("method.optim.lr=0")
+    if isinstance(spec.method, IDE) and spec.norm == "bn":
+        raise ConfigError("ide trains on the equilibrium's batch statistics; try model.norm=none")
+    net = bench.net(spec).train()
+    update = spec.method.setup(net)  # may choose the initial weights
     plain = bench.net(spec, net, plain=True).train()
     x, y = bench.batch(spec)
     torch.manual_seed(1)
-    logits = spec.method.step(net.train(), Frozen(net, spec.method.optim), x, y).logits
+    logits = spec.method.step(net, update, x, y).logits
     torch.manual_seed(1)
     with torch.no_grad():
         return Outcome(distance(logits, spec.method.decode(plain(x))), EXACT)
@@ -216,6 +219,8 @@ def fired(plain: Network, x: Tensor) -> Tensor:
     """Whether each unit of each layer fired at each step, flat."""
     with watching(plain, SpikingNeuron) as seen:
         plain(x)
+    if not seen:
+        raise ConfigError("the net has no spikes")
     return torch.cat([layer.outputs.flatten() != 0 for layer in seen.values()])
 
 

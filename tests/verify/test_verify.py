@@ -5,17 +5,17 @@ import torch
 
 from snnrun.errors import UserError
 from snnrun.kits.accumulations import AccumulationNeuron
+from snnrun.ls import options
 from snnrun.verify import checks
 from snnrun.verify.checks import CHECKS, Bench, Outcome, lower_precision, saf_is_ottt
 from snnrun.verify.command import command, run, show, specify
 
 CPU = torch.device("cpu")
-CHOICES = {
+CHOICES = {method: [f"method={method}"] for method in options("method")} | {
     "default": [],
     "saf on a pooled conv net": ["method=saf", "model=convnet", "model.channels=[4,6]"],
-    "dsr": ["method=dsr", "model=convnet", "model.channels=[4,6]"],
-    "ttfs": ["method=ttfs"],
-    "ssgd": ["method=ssgd"],
+    "ide without norm": ["method=ide", "model.norm=none"],
+    "dsr on a pooled conv net": ["method=dsr", "model=convnet", "model.channels=[4,6]"],
     "frames": ["method=ottt", "dataset=synthetic", "dataset.frames=true", "dataset.size=[2,6,6]"],
     "feedback": ["method=sltt", "model.feedback=true"],
     "no LIF": ["method=tet", "neuron=clif"],
