@@ -99,6 +99,9 @@ class StandardisedWeight(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Standardise ``weight`` [out, ...]; same shape."""
         fan_in = tuple(range(1, weight.dim()))  # not flattened: maps follow the weight's layout
-        var, mean = torch.var_mean(weight, dim=fan_in, keepdim=True)
-        scale = self.gain.view_as(var) * torch.rsqrt(var * weight[0].numel() + self.eps)
-        return (weight - mean) * scale
+        n = weight[0].numel()
+        centred = weight - weight.mean(fan_in, keepdim=True)
+        var = centred.square().sum(fan_in, keepdim=True) / (
+            n - 1
+        )  # torch.var takes 4 times as long
+        return centred * (self.gain.view_as(var) * torch.rsqrt(var * n + self.eps))
