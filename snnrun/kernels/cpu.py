@@ -34,7 +34,7 @@ def forward(
     steps, hop = _steps(current)
     out, units = memory(spikes).reshape(len(current), -1), after.numpy().reshape(-1)
     constants = _constants(p, units.dtype)
-    _split(units.size, lambda lo, hi: _forward(steps, hop, units, out, constants, lo, hi))
+    split(units.size, lambda lo, hi: _forward(steps, hop, units, out, constants, lo, hi))
     return spikes, after, (current, membrane) if keep else ()
 
 
@@ -56,7 +56,7 @@ def backward(
     above, above_hop = _steps(grad_spikes)
     out, carried = memory(grad_current).reshape(len(rows), -1), grad_before.numpy().reshape(-1)
     constants, code = _constants(p, start.dtype), CODES[p.surrogate.name]
-    _split(
+    split(
         start.size,
         lambda lo, hi: _backward(
             len(current), rows, hop, start, above, above_hop, carried, out, constants, code, lo, hi
@@ -87,7 +87,7 @@ def _constants(p: LIFParameters, dtype: np.dtype) -> tuple[np.floating, ...]:
     return *map(kind, (*values, attached, p.surrogate.width, cutoff)), firing
 
 
-def _split(units: int, work: Callable[[int, int], None]) -> None:
+def split(units: int, work: Callable[[int, int], None]) -> None:
     """Cut the units into one range per torch thread, at multiples of a block."""
     blocks = -(-units // BLOCK)
     spread(blocks, lambda lo, hi: work(lo * BLOCK, min(hi * BLOCK, units)))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from snnrun.errors import choice
+from snnrun.kernels.multistep import COMPILED_FROM
 from snnrun.kernels.parameters import LIFParameters
 from snnrun.kits.synapse import Synapse
 from snnrun.neurons.base import Neuron
@@ -60,6 +61,10 @@ class Fire(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         """Gradient times h(u - threshold)."""
         (u,) = ctx.saved_tensors
+        if u.device.type == "cpu" and u.numel() >= COMPILED_FROM:
+            from snnrun.kernels.step import through_spikes  # imports the compiler
+
+            return through_spikes(grad, u, ctx.threshold, ctx.surrogate), None, None
         return grad * ctx.surrogate(u - ctx.threshold), None, None
 
 
