@@ -237,5 +237,5 @@ def unit(neuron: nn.Module) -> Unit:
 @cache
 def _say_dense() -> None:
     log.info(
-        "ssgd: the input is not few spikes of 0 and 1, so it runs dense, with the same gradient"
+        "ssgd: the input is not a few spikes of 0 and 1, so it runs dense, with the same gradient"
     )
