@@ -25,7 +25,7 @@ def snnrun(folder, *arguments: str) -> str:
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def accuracy(output: str) -> float:
