@@ -17,7 +17,7 @@ from torch import Tensor
 from snnrun.kernels.parameters import LIFParameters
 from snnrun.neurons.surrogate import SURROGATES
 
-BLOCK, WARPS = 512, 4  # units and warps of one program
+BLOCK, WARPS = 128, 1  # units and warps of one program
 CODES = {name: code for code, name in enumerate(SURROGATES)}
 
 
