@@ -177,7 +177,7 @@ def _planned(net, run, device: str, *, bf16: bool):
 
     from snnrun.plan import Planning
 
-    planning = Planning(probe=True, products=None, layout=None, allocator=None)
+    planning = Planning(probe=True, products=None, layout=None, allocator=None, show=False)
     plan = planning.plan(torch.device(device), torch.float32)
     plan.prepare()
     net.to(memory_format=plan.memory_format())

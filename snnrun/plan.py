@@ -102,7 +102,7 @@ class Planning:
     products: str | None
     layout: str | None
     allocator: str | None
-    show: bool = False
+    show: bool
 
     def __post_init__(self) -> None:
         for key, accepted in CHOICES.items():

@@ -20,7 +20,12 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 def planning(**keys):
-    return Planning(**({"probe": True, "products": None, "layout": None, "allocator": None} | keys))
+    return Planning(
+        **(
+            {"probe": True, "products": None, "layout": None, "allocator": None, "show": False}
+            | keys
+        )
+    )
 
 
 def test_probe_bounds_the_error_and_leaves_torch_as_it_was():

@@ -23,7 +23,7 @@ class BPTT(Method):
     channels_last: ClassVar[bool] = True
     takes_bf16: ClassVar[bool] = True
 
-    segments: int = 1
+    segments: int
 
     def __post_init__(self) -> None:
         """Check the number of segments."""

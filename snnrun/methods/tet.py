@@ -37,7 +37,7 @@ class TET(Method):
 
     lamb: float
     phi: float
-    segments: int = 1
+    segments: int
 
     def __post_init__(self) -> None:
         """Check ranges."""
