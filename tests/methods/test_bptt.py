@@ -27,7 +27,7 @@ def method():
         warmup_steps=0,
         clip_norm=None,
     )
-    return BPTT(name="bptt", timesteps=STEPS, optim=optim)
+    return BPTT(name="bptt", timesteps=STEPS, segments=1, optim=optim)
 
 
 class Outputs(nn.Module):
