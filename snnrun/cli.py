@@ -29,6 +29,8 @@ Each command has --help. Two to start with:
 def main() -> None:
     """Entry point of the console script and of ``python -m snnrun``."""
     command, *rest = sys.argv[1:] or ["--help"]
+    if command != "train" and torchrun.processes() > 1:
+        torchrun.fail(f"torchrun starts the processes of snnrun train; snnrun {command} is one")
     if command in ("-sc", "--shell-completion"):
         _complete()
     elif command in ("train", "check"):

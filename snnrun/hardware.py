@@ -1,6 +1,7 @@
 """Where a run computes: device, precision, threads, determinism, energy constants."""
 
 import math
+import os
 import random
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -87,7 +88,13 @@ class Hardware:
                 f"hardware.device: {name!r} asked for, {torch.cuda.device_count()} CUDA devices "
                 "found; use hardware=cpu"
             )
+        if device.type == "cuda" and device.index is None:
+            return torch.device("cuda", self.cuda_index(torch.cuda.device_count()))
         return device
+
+    def cuda_index(self, count: int) -> int:
+        """Which of a machine's CUDA devices, if none was named: a sweep's jobs take turns."""
+        return int(os.environ.get("SNNRUN_JOB", "0")) % count
 
     def chosen(self) -> Plan:
         """How this machine computes; for a run's process, `prepare` has to come first."""
@@ -113,6 +120,8 @@ class Hardware:
         torch.manual_seed(seed)
         if self.threads is not None:
             torch.set_num_threads(self.threads)
+        if self.torch_device().type == "cuda":
+            torch.cuda.set_device(self.torch_device())
         self.chosen().prepare()
         # The call imports the compiler, 1.4 s; CPU kernels do not need it.
         if torch.cuda.is_available():
@@ -146,27 +155,22 @@ class Distributed(Hardware):
         )
         return ranks.joined()
 
-    def torch_device(self) -> torch.device:
-        """A CUDA device for each process of a machine, or the CPU for all; see Hardware."""
-        device = super().torch_device()
-        if device.type != "cuda":
-            return device
-        here, found = torchrun.local_rank(), torch.cuda.device_count()
+    def cuda_index(self, count: int) -> int:
+        """One for each process of a machine.
+
+        Raises:
+            ConfigError: there are too few.
+        """
+        here = torchrun.local_rank()
         require(
-            here < found,
-            f"hardware.device: process {here + 1} of this machine has no CUDA device, {found} "
+            here < count,
+            f"hardware.device: process {here + 1} of this machine has no CUDA device, {count} "
             "found; start fewer by --nproc-per-node, or use hardware.device=cpu",
         )
-        return torch.device("cuda", here)
+        return here
 
     def chosen(self) -> Plan:
         """See Hardware.chosen; all processes compute in the way of the first."""
         if self._chosen is None:
             self._chosen = ranks.from_leader(super().chosen() if ranks.leads() else None)
         return self._chosen
-
-    def prepare(self, seed: int) -> None:
-        """See Hardware.prepare; the exchange between devices needs them as current ones."""
-        if self.torch_device().type == "cuda":
-            torch.cuda.set_device(self.torch_device())
-        super().prepare(seed)

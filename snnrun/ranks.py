@@ -51,7 +51,7 @@ class _Team:
 
     def __init__(self, rank: int, size: int):
         self.rank, self.size = rank, size
-        self.part = Part(1, 1, slice(0, 1))
+        self.part = Part(size, 1, slice(0, 1))  # one row each until the first batch
 
     def take(self, batch: int) -> Part:
         first, end = (r * batch // self.size for r in (self.rank, self.rank + 1))
@@ -125,8 +125,10 @@ def average(t: Tensor) -> Tensor:
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Make gradients of this rank's mean loss those of the batch's, in place."""
+    if _team is None:
+        return
     grads = [p.grad for p in parameters if p.grad is not None]
-    if _team is None or not grads:
+    if not grads:
         return
     whole = _averaged(torch.cat([grad.flatten() for grad in grads]))
     for grad, part in zip(grads, whole.split([g.numel() for g in grads]), strict=True):

@@ -1,8 +1,9 @@
 """What `-m` adds: one parent run for the sweep, there before any job and closed after the last.
 
 In the configuration: `hydra.callbacks.sweep._target_: snnrun.sweep.Sweep`. Jobs find the parent's
-id in the environment variable SNNRUN_PARENT_RUN. It is set where the job runs, because Hydra sends
-its callbacks along with a job; so it is there whatever the launcher does with the environment.
+id in the environment variable SNNRUN_PARENT_RUN, and their number in SNNRUN_JOB. They are set where
+the job runs, because Hydra sends its callbacks along with a job; so they are there whatever the
+launcher does with the environment.
 """
 
 import atexit
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PARENT = "SNNRUN_PARENT_RUN"
+PARENT, JOB = "SNNRUN_PARENT_RUN", "SNNRUN_JOB"
 
 
 class Sweep(Callback):
@@ -78,7 +79,7 @@ class Sweep(Callback):
         """
         if not self._parent:
             return
-        os.environ[PARENT] = self._parent
+        os.environ[PARENT], os.environ[JOB] = self._parent, str(config.hydra.job.num)
         if config.progress != "off":
             log.info(
                 "%s: %s",
@@ -125,7 +126,8 @@ class Sweep(Callback):
         Args:
             complete: every job was started and none raised.
         """
-        os.environ.pop(PARENT, None)
+        for name in (PARENT, JOB):
+            os.environ.pop(name, None)
         assert self._parent
         try:
             store = self._store()

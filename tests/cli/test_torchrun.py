@@ -64,6 +64,7 @@ def said(process, code):
     return lines[0]
 
 
+@pytest.mark.slow
 def test_two_processes_make_one_run_with_the_figures_of_one_process(snnrun, two, terminal_in):
     process = two("train", "hardware=ddp", *RUN)
     _, error = process.communicate(timeout=120)
@@ -115,11 +116,13 @@ def test_one_process_continues_what_two_began(snnrun, two, uninterrupted, ended)
     assert_close(figures(snnrun), uninterrupted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_mistakes_are_said_once_and_leave_nothing_behind(snnrun, two):
     missing = ("dataset=mnist", "dataset.root=nowhere")
     assert "mnist not found" in said(two("train", "hardware=ddp", *missing), 1)
     assert "add hardware=ddp" in said(two("train", "hardware=cpu"), 1)
     assert "sweep without it" in said(two("train", "-m", "seed=0,1", "hardware=ddp"), 1)
+    assert "snnrun check is one" in said(two("check"), 1)
     assert "no such key" in said(two("train", "hardware=ddp", "sead=1"), 1)
     for sweep in ((), ("-m", "seed=0,1")):
         error = snnrun("train", *sweep, "hardware=ddp", code=1).stderr

@@ -35,6 +35,8 @@ snnrun.config.build = build
 def main(cfg):
     parent = os.environ.get("SNNRUN_PARENT_RUN")
     assert parent or "mlflow" not in sys.modules
+    number = str(HydraConfig.get().job.num) if parent else None
+    assert os.environ.get("SNNRUN_JOB") == number
     from snnrun.tracking import Tracking, prepare
     store = prepare(Tracking(**cfg.tracking), Path(HydraConfig.get().runtime.cwd))
     if str(cfg.seed) == os.environ.get("KILLED_SEED"):
