@@ -1,6 +1,7 @@
 """``snnrun check``: what a run would be, without running it."""
 
 import logging
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -8,14 +9,16 @@ from rich.table import Table
 
 from snnrun.config import RunSpec
 from snnrun.run import build_net
+from snnrun.tracking_store import resolve_uri
 
 
 def report(spec: RunSpec) -> None:
     """Look the data up, build the net, pass two samples through it, and print what would run.
 
     Raises:
-        UserError: when data, device or net cannot be had.
+        UserError: when store, data, device or net cannot be had.
     """
+    resolve_uri(spec.tracking.uri, Path.cwd())
     device = spec.hardware.torch_device()
     spec.dataset.find()
     spec.hardware.prepare(spec.seed)

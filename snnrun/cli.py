@@ -83,12 +83,13 @@ def _complete() -> None:
 
 
 def _user_errors(command: Callable[[list[str]], None], arguments: list[str]) -> None:
-    from snnrun.errors import UserError
+    from snnrun.errors import UserError, enough_memory
     from snnrun.train import set_up_process
 
     set_up_process()
     try:
-        command(arguments)
+        with enough_memory():
+            command(arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
 
@@ -111,9 +112,13 @@ def _ui(arguments: list[str]) -> None:
     )
     parser.add_argument("--port", type=int, default=5000, help="(default: %(default)s)")
     chosen = parser.parse_args(arguments)
-    from snnrun.tracking_store import resolve_uri
+    if not 0 < chosen.port < 2**16:
+        parser.error(f"argument --port: {chosen.port} is not between 1 and 65535")
+    from snnrun.tracking_store import SQLITE, existing, resolve_uri
 
     uri = resolve_uri(chosen.store, Path.cwd())
+    if uri.startswith(SQLITE):
+        existing(uri)
     server = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
     os.execv(sys.executable, [*server, "--host", chosen.host, "--port", str(chosen.port)])
 

@@ -6,6 +6,7 @@ import json
 import pkgutil
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from inspect import isabstract
 from pathlib import Path
@@ -103,6 +104,7 @@ def build(cfg: DictConfig) -> RunSpec:
 
     tree = _resolved(cfg)
     _check_keys(tree)
+    _check_sizes(tree)
     groups = {group: typed_group(tree[group], group) for group in BASES}
     tracking = typed(Tracking, tree["tracking"], "tracking")
     _check_values(tree)
@@ -173,6 +175,23 @@ def typed(cls: type[T], values: dict[str, Any], where: str) -> T:
         raise ConfigError(f"{where}.{key}: {str(error).splitlines()[0]}") from error
 
 
+@contextmanager
+def composing(arguments: list[str]) -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise for a command line into one line.
+
+    Raises:
+        ConfigError: naming the argument, and the nearest name where one is unknown.
+    """
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+    except (TypeError, ValueError) as error:
+        if not of_composition(error):
+            raise
+        raise ConfigError(explain_groups(arguments)) from error
+
+
 def explain(error: HydraException | OmegaConfBaseException) -> str:
     """One line for what Hydra and OmegaConf say of a command line, with the nearest name."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
@@ -184,7 +203,12 @@ def explain(error: HydraException | OmegaConfBaseException) -> str:
             str(inner.full_key), "key", list(_keys_below(OmegaConf.to_container(inner.parent_node)))
         )
     text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    return f"{error.override}: {text}" if isinstance(error, OverrideParseException) else text
+    if not isinstance(error, OverrideParseException):
+        return text
+    key, _, value = error.override.partition("=")
+    if "LexerNoViableAlt" in text:  # outside its grammar, as all letters beyond ASCII are
+        text = f"""the value needs quotes: '{key}="{value}"'"""
+    return f"{error.override}: {text}"
 
 
 def of_composition(error: Exception) -> bool:
@@ -229,6 +253,14 @@ def _check_keys(tree: dict[str, Any]) -> None:
         require(key in tree, f"{key}: missing, every run needs it")
     for key in NODES:
         require(isinstance(tree[key], dict), f"{key}: {tree[key]!r} is not a group of keys")
+
+
+def _check_sizes(tree: Any, where: str = "") -> None:
+    """Refuse numbers that no tensor takes; the seed is looked at by itself."""
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        _check_sizes(value, f"{where}{key}.")
+        fits = not isinstance(value, int) or abs(value) < 2**63
+        require(fits or key == "seed", f"{where}{key}: {value} has more than 64 bits")
 
 
 def _check_values(tree: dict[str, Any]) -> None:

@@ -1,5 +1,8 @@
 """Errors that are the user's to mend: one line: what, where, what is accepted, what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """A mistake of the user; shown as one message without a traceback, exit code 1."""
@@ -31,3 +34,24 @@ def require(condition: bool, message: str) -> None:
     """
     if not condition:
         raise ConfigError(message)
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Turn a request for more memory than there is, on the CPU or a GPU, into one line.
+
+    Raises:
+        UserError: saying how much was asked for.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch raises the latter for both devices
+        text = (str(error).splitlines() or [""])[0]
+        if not isinstance(error, MemoryError) and not (
+            "can't allocate memory" in text or "out of memory" in text
+        ):
+            raise
+        asked = text.rpartition("memory: ")[2].partition(".")[0] or "no more to be had"
+        raise UserError(
+            f"out of memory ({asked}); try a smaller dataset.batch_size, method.timesteps or model"
+        ) from error

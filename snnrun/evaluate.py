@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import ValueType
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from snnrun import evaluation
-from snnrun.config import RunSpec, build, explain
+from snnrun.config import RunSpec, build, composing
 from snnrun.curve import Curve
-from snnrun.errors import ConfigError, UserError, require
+from snnrun.errors import UserError, require
 from snnrun.folders import writing
 from snnrun.inheritance import load_best
 from snnrun.measure.health import Health
@@ -33,7 +32,7 @@ def load_spec(folder: Path, overrides: list[str]) -> RunSpec:
     config = cast(DictConfig, OmegaConf.load(file))
     config.init_from = None  # what it started from is in its checkpoint by now
     OmegaConf.set_struct(config, True)
-    try:
+    with composing(overrides):
         for change in OverridesParser.create().parse_overrides(overrides):
             key = change.key_or_group
             require(
@@ -42,8 +41,6 @@ def load_spec(folder: Path, overrides: list[str]) -> RunSpec:
             )
             OmegaConf.update(config, key, change.value())
         return build(config)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error)) from error
 
 
 def evaluate(folder: Path, overrides: list[str]) -> list[dict[str, float]]:
@@ -72,16 +69,16 @@ def variants(overrides: list[str]) -> tuple[str, dict[str, list[str]]]:
     Raises:
         ConfigError: several keys have several values, or one is no override.
     """
-    try:
+    with composing(overrides):
         changes = OverridesParser.create().parse_overrides(overrides)
-    except HydraException as error:
-        raise ConfigError(explain(error)) from error
     swept = [change for change in changes if change.is_sweep_override()]
     if not swept:
         return "", {"": overrides}
     names = ", ".join(change.key_or_group for change in swept)
     require(len(swept) == 1, f"only one key can have several values here, not {names}")
     rest = [str(change.input_line) for change in changes if change is not swept[0]]
+    listed = (ValueType.CHOICE_SWEEP, ValueType.RANGE_SWEEP)
+    require(swept[0].value_type in listed, f"{names}: list the values, e.g. {names}=1,2,4")
     values = [str(value) for value in swept[0].sweep_string_iterator()]
     return names, {value: [*rest, f"{names}={value}"] for value in values}
 

@@ -46,8 +46,8 @@ class Hardware:
         """Check names and ranges."""
         choice("precision", self.precision, tuple(DTYPES))
         require(
-            self.threads is None or self.threads >= 1,
-            f"threads: {self.threads} is not null or a positive number",
+            self.threads is None or 1 <= self.threads <= 1024,  # OpenMP dies of very many
+            f"threads: {self.threads} is not null or a number from 1 to 1024",
         )
 
     @property

@@ -6,14 +6,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
-from snnrun.config import CONF, build, explain
-from snnrun.errors import ConfigError, UserError
+from snnrun.config import CONF, build, composing
+from snnrun.errors import UserError
 from snnrun.ls import options
 from snnrun.published import Published, published
 from snnrun.train import train
@@ -86,12 +84,9 @@ def composed(experiment: str, overrides: list[str], seed: int) -> DictConfig:
     Raises:
         ConfigError: an override names no key, or its value does not fit.
     """
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            config = compose("config", [f"experiment={experiment}", *overrides, f"seed={seed}"])
-        build(config)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error)) from error
+    with composing(overrides), initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        config = compose("config", [f"experiment={experiment}", *overrides, f"seed={seed}"])
+    build(config)
     return config
 
 

@@ -19,12 +19,10 @@ from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from snnrun.config import explain, explain_groups, of_composition
+from snnrun.config import composing
 from snnrun.errors import UserError
 from snnrun.folders import made
 
@@ -55,16 +53,10 @@ class Sweep(Callback):
                 Hydra would turn any other exception of a callback into a warning.
         """
         try:
-            self._open(config, kwargs["config_name"])
+            with composing(list(config.hydra.overrides.task)):
+                self._open(config, kwargs["config_name"])
         except UserError as error:
             raise SystemExit(f"error: {error}") from error
-        except (HydraException, OmegaConfBaseException) as error:
-            raise SystemExit(f"error: {explain(error)}") from error
-        except (TypeError, ValueError) as error:
-            if not of_composition(error):
-                raise
-            arguments = list(config.hydra.overrides.task)
-            raise SystemExit(f"error: {explain_groups(arguments)}") from error
         atexit.register(self._close, complete=False)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -43,7 +43,7 @@ class Tracking:
 
     def __post_init__(self) -> None:
         """Refuse an empty experiment name."""
-        require(bool(self.experiment.strip()), "tracking.experiment: the name is empty")
+        require(bool(self.experiment.strip()), "experiment: the name is empty")
 
 
 @dataclass(frozen=True)

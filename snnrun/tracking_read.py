@@ -10,12 +10,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from snnrun.errors import UserError
-from snnrun.tracking_store import SQLITE, reaching
+from snnrun.tracking_store import SQLITE, existing, reaching, set_up
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -132,9 +131,7 @@ def _from_search(client: "MlflowClient") -> list[Record]:
 @contextmanager
 def _reading(uri: str) -> Iterator[sqlite3.Connection]:
     """Open a database that nothing here can change."""
-    file = Path(uri.removeprefix(SQLITE))
-    if not file.is_file():
-        raise UserError(f"no runs at {file}: start snnrun where they were trained, or name --store")
+    file = existing(uri)
     try:
         with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True)) as database:
             yield database
@@ -146,5 +143,6 @@ def _reading(uri: str) -> Iterator[sqlite3.Connection]:
 def _client(uri: str) -> Iterator["MlflowClient"]:
     from mlflow import MlflowClient
 
+    set_up()
     with reaching(uri):
         yield MlflowClient(tracking_uri=uri)

@@ -55,6 +55,26 @@ def resolve_uri(uri: str | None, launch_dir: Path) -> str:
     return uri
 
 
+def existing(uri: str) -> Path:
+    """The file of a SQLite store, for commands that make none.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    file = Path(uri.removeprefix(SQLITE))
+    if not file.is_file():
+        raise UserError(f"no runs at {file}: start snnrun where they were trained, or name --store")
+    return file
+
+
+def set_up() -> None:
+    """Let MLflow wait for seconds only, and say nothing that it raises as well."""
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    for name, level in _LOG_LEVELS.items():
+        logging.getLogger(name).setLevel(level)
+
+
 def connect(uri: str, experiment: str) -> tuple["MlflowClient", str]:
     """Make store and experiment exist; safe for several processes at once.
 
@@ -69,10 +89,7 @@ def connect(uri: str, experiment: str) -> tuple["MlflowClient", str]:
         UserError: the folder cannot be written, the server does not answer, or the experiment
             was deleted.
     """
-    for key, value in _ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-    for name, level in _LOG_LEVELS.items():
-        logging.getLogger(name).setLevel(level)
+    set_up()
     if not uri.startswith(SQLITE):
         with _impatient():
             return _open(uri, experiment, artifacts=None)

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from snnrun.config import CONF, explain, explain_groups, of_composition
-from snnrun.errors import UserError
+from snnrun.config import CONF, composing
+from snnrun.errors import UserError, enough_memory
 from snnrun.torchrun import fail
 
 log = logging.getLogger(__name__)
@@ -41,13 +39,10 @@ def launch(task: Callable[[DictConfig], float]) -> None:
     set_up_process()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come through; else Hydra prints and exits
     try:
-        job()
-    except (HydraException, OmegaConfBaseException) as error:
-        fail(explain(error))
-    except (TypeError, ValueError) as error:
-        if not of_composition(error):
-            raise
-        fail(explain_groups(sys.argv[1:]))
+        with composing(sys.argv[1:]):
+            job()
+    except UserError as error:
+        fail(str(error))
     except JobFailed:
         sys.exit(1)
     except BrokenExecutor:
@@ -76,7 +71,8 @@ def train(cfg: DictConfig) -> float:
     from snnrun.tracking import Stop
 
     try:
-        return execute(build(cfg))
+        with enough_memory():
+            return execute(build(cfg))
     except NotFinite as error:
         raise UserError(str(error)) from error
     except Stop as stop:
@@ -89,7 +85,8 @@ def check(cfg: DictConfig) -> float:
     from snnrun.check import report
     from snnrun.config import build
 
-    report(build(cfg))
+    with enough_memory():
+        report(build(cfg))
     return 0.0
 
 

@@ -100,7 +100,7 @@ def test_building_creates_nothing(specified, tmp_path, monkeypatch):
         ("neuron.surrogate.name=step", r"neuron\.surrogate\.name: 'step' is not one of triangle"),
         ("dataset.batch_size=0", r"dataset\.batch_size: 0 is not 1 or more"),
         ("hardware.precision=fp61", r"hardware\.precision: 'fp61' is not one of fp32"),
-        ("hardware.threads=0", r"hardware\.threads: 0 is not null or a positive number"),
+        ("hardware.threads=0", r"hardware\.threads: 0 is not null or a number from 1 to 1024"),
         # classes
         ("method._target_=null", r"method\._target_: cannot import None"),
         ("method._target_=nowhere.Rule", r"method\._target_: cannot import 'nowhere\.Rule'"),

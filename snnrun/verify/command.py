@@ -3,12 +3,10 @@
 import argparse
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
-from snnrun.config import CONF, RunSpec, build, explain
+from snnrun.config import CONF, RunSpec, build, composing
 from snnrun.errors import ConfigError, UserError
 from snnrun.verify.checks import CHECKS, Bench, Outcome
 
@@ -44,11 +42,8 @@ def specify(overrides: list[str], *more: str) -> RunSpec:
     """
     groups = {extra.partition("=")[0] for extra in more} & {"method", "model"}
     kept = [o for o in overrides if o.partition("=")[0].partition(".")[0] not in groups]
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            return build(compose("config", [*kept, *more]))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error)) from error
+    with composing(overrides), initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return build(compose("config", [*kept, *more]))
 
 
 def run(bench: Bench) -> dict[str, Outcome | str]:

@@ -1,8 +1,15 @@
 """A user's mistake is one line, exit code 1, and leaves nothing behind."""
 
+import gc
 import gzip
 
 import pytest
+
+from snnrun import cli
+from snnrun.errors import ConfigError, UserError
+from snnrun.evaluate import variants
+from snnrun.tracking import Tracking, prepare
+from snnrun.tracking_read import finished
 
 MISTAKES = {
     "wrong key": (["method.lrr=1"], "method.lrr: no such key; did you mean method.optim.lr?"),
@@ -44,3 +51,99 @@ def test_truncated_data_is_named_and_nothing_is_made(snnrun):
         error.startswith("error: 2 problems") and "train-images-idx3-ubyte.gz: truncated" in error
     )
     assert sorted(snnrun.folder.iterdir()) == before
+
+
+ODD = {
+    "check": {
+        "method.timesteps=1000000000000 hardware=cpu": "out of memory (you tried to allocate",
+        "epochs=99999999999999999999": "epochs: 99999999999999999999 has more than 64 bits",
+        "hardware.threads=100000": "threads: 100000 is not null or a number from 1 to 1024",
+        "tracking.uri=runs": "tracking.uri: 'runs' is neither sqlite:///<file> nor a server",
+        'tracking.experiment=" "': "tracking.experiment: the name is empty",
+        "output_dir=Läufe": """the value needs quotes: 'output_dir="Läufe"'""",
+        "seed=-1": "seed: -1 is not a whole number",
+    },
+    "compare": {
+        "--store=sqlite:///nowhere.db": "no runs at ",
+        "--store=sqlite:///.": "no runs at ",
+        "--store=http://127.0.0.1:9": "refuses or is not there ([Errno 111] Connection refused)",
+        "--store=runs.db": "tracking.uri: 'runs.db' is neither",
+    },
+    "reproduce": {
+        "nothing": "nothing: no such experiment",
+        "../config": "../config: no such experiment",
+        "tet_cifar10_resnet19 method=null": "method=null: no such option (options: ann",
+        "tet_cifar10_resnet19 seeds=0": "seeds: '0' is not a positive whole number",
+    },
+    "verify": {"method=null": "method=null: no such option", "seed=x": "seed: 'x' is not"},
+    "eval": {"nowhere": "nowhere is not a run's folder", ". epochs=0": "not a run's folder"},
+    "export": {"nowhere --to state_dict": "nowhere is not a run's folder"},
+    "ui": {"--store=sqlite:///nowhere.db": "no runs at ", "--store=runs": "tracking.uri: 'runs'"},
+}
+
+
+@pytest.fixture
+def main(tmp_path, monkeypatch, capsys):
+    """The command line in this process: imports take seconds. Gives what a user reads."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # a command sets it
+
+    def main(*arguments):
+        monkeypatch.setattr("sys.argv", ["snnrun", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        said = capsys.readouterr()
+        assert left.value.code not in (0, None) and said.out == ""
+        return said.err if isinstance(left.value.code, int) else f"{left.value.code}\n"
+
+    yield main
+    gc.enable()  # it waits while a command starts
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"), [(name, text) for name, texts in ODD.items() for text in texts]
+)
+def test_odd_argument_is_one_line_and_makes_nothing(main, tmp_path, command, arguments):
+    quoted = [arguments] if '"' in arguments else arguments.split(" ")
+    error = main(command, *quoted)
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert ODD[command][arguments] in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_values_for_eval_have_to_be_listed():
+    for text in ("glob(*)", "interval(1,2)"):
+        with pytest.raises(ConfigError, match=r"list the values, e.g. method.timesteps=1,2,4"):
+            variants([f"method.timesteps={text}"])
+
+
+def spoil_head(content):
+    return b"x" * 4096 + content[4096:]
+
+
+def spoil_middle(content):
+    return content[:8192] + b"\xff" * 200_000 + content[208_192:]
+
+
+def cut(content):
+    return content[: len(content) // 2]
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("database")
+    prepare(Tracking(uri=f"sqlite:///{folder}/mlflow.db", experiment="digits"), folder)
+    return (folder / "mlflow.db").read_bytes()
+
+
+@pytest.mark.parametrize("damage", [spoil_head, spoil_middle, cut])
+def test_damaged_database_is_one_line(database, tmp_path, damage):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    (tmp_path / "mlflow.db").write_bytes(damage(database))
+    reason = "malformed|not a database"
+    with pytest.raises(UserError, match=rf"mlflow\.db cannot be read .*({reason})") as read:
+        finished(uri)
+    with pytest.raises(UserError, match=rf"tracking: .*mlflow\.db .*({reason})") as written:
+        prepare(Tracking(uri=uri, experiment="digits"), tmp_path)
+    assert "\n" not in f"{read.value}{written.value}"

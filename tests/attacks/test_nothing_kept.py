@@ -1,0 +1,21 @@
+"""What a run leaves in the process that goes on to the next one."""
+
+import gc
+
+from snnrun.models.network import Network
+from snnrun.run import Run, execute
+
+
+def test_a_run_is_gone_when_it_has_ended(specified, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tiny = ("dataset=synthetic", "model.hidden=[8]", "dataset.train_samples=64", "epochs=1")
+    spec = specified(*tiny, "dataset.test_samples=32", "hardware=cpu", "progress=off")
+    gc.collect()
+    gc.disable()  # a cycle would keep nets and data, on a GPU too, until the collector comes by
+    try:
+        execute(spec)
+        left = [kept for kept in gc.get_objects() if isinstance(kept, Run | Network)]
+        assert not left
+    finally:
+        gc.enable()
