@@ -77,8 +77,9 @@ def variants(overrides: list[str]) -> tuple[str, dict[str, list[str]]]:
     names = ", ".join(change.key_or_group for change in swept)
     require(len(swept) == 1, f"only one key can have several values here, not {names}")
     rest = [str(change.input_line) for change in changes if change is not swept[0]]
-    listed = (ValueType.CHOICE_SWEEP, ValueType.RANGE_SWEEP)
-    require(swept[0].value_type in listed, f"{names}: list the values, e.g. {names}=1,2,4")
+    # glob(*) would be looked up among the options of a group.
+    listed = swept[0].is_discrete_sweep() and swept[0].value_type != ValueType.GLOB_CHOICE_SWEEP
+    require(listed, f"{names}: list the values, e.g. {names}=1,2,4")
     values = [str(value) for value in swept[0].sweep_string_iterator()]
     return names, {value: [*rest, f"{names}={value}"] for value in values}
 

@@ -155,6 +155,25 @@ def test_sweep_with_two_workers_on_a_fresh_store(snnrun):
     ]
 
 
+@pytest.mark.slow
+def test_run_in_a_sweep_has_the_numbers_of_one_alone(snnrun):
+    run = ("epochs=1", "model.dropout=0.1", *TINY)
+    snnrun("train", "-m", "method=bptt,saf", "seed=0,1", "output_dir=together", *run)
+    # In a store of its own: that of the sweep knows it as finished.
+    alone = ("tracking.uri=sqlite:///alone.db", "output_dir=alone")
+    snnrun("train", "method=saf", "seed=1", *alone, *run)
+    states = [
+        torch.load(best)["net"]
+        for where in ("together", "alone")
+        for best in snnrun.folder.glob(f"{where}/*/best.pt")
+        if "name: saf" in (best.parent / "config.yaml").read_text()
+        and "seed: 1" in (best.parent / "config.yaml").read_text()
+    ]
+    together, single = states
+    assert together.keys() == single.keys()
+    assert all(torch.equal(together[name], single[name]) for name in together)
+
+
 def test_runs_beside_it_on_the_device_are_recorded_with_a_run(snnrun):
     with Neighbours(torch.device("cpu")).present():
         snnrun("train", "epochs=1", *TINY)
