@@ -101,7 +101,6 @@ class StandardisedWeight(nn.Module):
         fan_in = tuple(range(1, weight.dim()))  # not flattened: maps follow the weight's layout
         n = weight[0].numel()
         centred = weight - weight.mean(fan_in, keepdim=True)
-        var = centred.square().sum(fan_in, keepdim=True) / (
-            n - 1
-        )  # torch.var takes 4 times as long
+        squares = centred.square().sum(fan_in, keepdim=True)
+        var = squares / (n - 1)  # torch.var takes four times as long
         return centred * (self.gain.view_as(var) * torch.rsqrt(var * n + self.eps))
