@@ -29,7 +29,7 @@ def test_table_shows_complete_rows_with_their_command(rows):
     bptt, dsr = (line for line in rows if line.name in ("digits/bptt", "digits/dsr"))
     done = [*records(bptt, (0.90, 0.92, 0.97)), *records(dsr, (0.5, 0.6))]
 
-    text = script.markdown(rows, done)
+    text = script.sections(rows, done)["digits"]
 
     lines = text.splitlines()
     assert lines[0].startswith("**digits**, measured 1970-01-02 on cpu, threads 1, precision")
@@ -46,7 +46,7 @@ def test_a_table_of_a_part_of_a_set_says_so(rows):
         record.metrics["progress/samples"] = 4500
         record.params.update({"epochs": "5", "dataset.allow_partial": "True"})
 
-    text = script.markdown(rows, done)
+    text = script.sections(rows, done)["nmnist"]
 
     assert "Only a part of the set, 900 training samples an epoch" in text
     assert "dataset=nmnist dataset.allow_partial=true" in text
