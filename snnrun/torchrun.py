@@ -2,7 +2,10 @@
 
 import os
 import sys
+import time
 from typing import NoReturn
+
+GRACE_S = 10
 
 
 def processes() -> int:
@@ -25,4 +28,6 @@ def fail(message: str) -> NoReturn:
 
     For mistakes in the command; `ranks.joined` speaks of what goes wrong in a run.
     """
-    sys.exit(f"error: {message}" if rank() == 0 else 1)
+    if rank():
+        time.sleep(GRACE_S)  # torchrun ends this process as soon as the first has spoken
+    sys.exit(f"error: {message}")
