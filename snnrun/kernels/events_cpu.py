@@ -16,7 +16,7 @@ from torch import Tensor
 from snnrun.kernels.events import Events, Incoming, Readout, Record, Unit
 from snnrun.kernels.threads import spread
 
-BLOCK = 32  # units looked at together for a potential near the threshold
+BLOCK = 16  # units looked at together for a potential near the threshold
 NO_SYNAPSE = -1.0
 LEAST_SCALE = 1e-6  # of gradients kept up to a factor; below, the factor is multiplied in
 
@@ -252,7 +252,7 @@ def _scan(
 ) -> tuple[int, int]:
     """Append the units that fire and those within the window; the new lengths of both lists."""
     _, _, threshold, _, window, steepness = constants
-    one = v.dtype.type(1)
+    one, first = v.dtype.type(1), n_active
     # A little below the window's edge, whatever the rounding; the exact test is on V - threshold.
     low = threshold - window - (threshold + window) * v.dtype.type(1e-5)
     for k in range(0, v.size, BLOCK):
@@ -262,16 +262,14 @@ def _scan(
             hits += v[j] > low
         if not hits:
             continue
-        for j in range(k, stop):
-            x = v[j] - threshold
-            if v[j] > threshold:
-                spikes[n_spikes] = j
-                n_spikes += 1
-            if abs(x) < window:
-                y = steepness * abs(x) + one
-                active[n_active] = j
-                slope[n_active] = one / (y * y)
-                n_active += 1
+        for j in range(k, stop):  # without branches, which no processor could foresee
+            spikes[n_spikes] = j
+            n_spikes += v[j] > threshold
+            active[n_active] = j
+            n_active += abs(v[j] - threshold) < window
+    for e in range(first, n_active):
+        y = steepness * abs(v[active[e]] - threshold) + one
+        slope[e] = one / (y * y)
     return n_spikes, n_active
 
 
