@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from snnrun.config import CONF
+from snnrun.ls import options
 from snnrun.measure.neighbours import Neighbours
 
 TINY = ("model.hidden=[16]", "dataset.limit=500", "hardware.threads=1")
@@ -156,22 +157,22 @@ def test_sweep_with_two_workers_on_a_fresh_store(snnrun):
 
 
 @pytest.mark.slow
-def test_run_in_a_sweep_has_the_numbers_of_one_alone(snnrun):
-    run = ("epochs=1", "model.dropout=0.1", *TINY)
-    snnrun("train", "-m", "method=bptt,saf", "seed=0,1", "output_dir=together", *run)
-    # In a store of its own: that of the sweep knows it as finished.
-    alone = ("tracking.uri=sqlite:///alone.db", "output_dir=alone")
-    snnrun("train", "method=saf", "seed=1", *alone, *run)
-    states = [
-        torch.load(best)["net"]
-        for where in ("together", "alone")
-        for best in snnrun.folder.glob(f"{where}/*/best.pt")
-        if "name: saf" in (best.parent / "config.yaml").read_text()
-        and "seed: 1" in (best.parent / "config.yaml").read_text()
-    ]
-    together, single = states
-    assert together.keys() == single.keys()
-    assert all(torch.equal(together[name], single[name]) for name in together)
+def test_numbers_of_a_run_do_not_depend_on_the_runs_before_it_in_the_process(snnrun):
+    methods = list(options("method"))
+    orders = {"forwards": methods, "backwards": methods[::-1], "alone": ["saf"]}
+    for name, order in orders.items():  # a store for each: a known run is not repeated
+        places = (f"tracking.uri=sqlite:///{name}.db", f"output_dir={name}")
+        snnrun("train", "-m", f"method={','.join(order)}", "epochs=1", *places, *TINY)
+    for name, order in orders.items():
+        found = {best.parent.name: best for best in snnrun.folder.glob(f"{name}/*/best.pt")}
+        assert len(found) == len(order)
+        for folder, best in found.items():
+            one, other = (
+                torch.load(path)["net"]
+                for path in (best, snnrun.folder / "forwards" / folder / "best.pt")
+            )
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[key], other[key]) for key in one), best
 
 
 def test_runs_beside_it_on_the_device_are_recorded_with_a_run(snnrun):
