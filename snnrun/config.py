@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from snnrun.methods.base import Method
     from snnrun.models.base import Model
     from snnrun.neurons.base import Neuron
-    from snnrun.report.raster import Report
     from snnrun.tracking import Tracking
 
 HERE = Path(__file__).resolve().parent
@@ -48,6 +47,13 @@ T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
+class Report:
+    """What is drawn at the end of a run."""
+
+    raster: bool
+
+
+@dataclass(kw_only=True)
 class RunSpec:
     """One run, completely: typed groups that fit each other, and the plain tree they came from."""
 
@@ -62,7 +68,7 @@ class RunSpec:
     model: "Model"
     hardware: "Hardware"
     tracking: "Tracking"
-    report: "Report"
+    report: Report
     norm: str
     init_from: Path | None
     source: str | None  # spec hash of the run in init_from
@@ -99,7 +105,6 @@ def build(cfg: DictConfig) -> RunSpec:
         ConfigError: naming the key, what was found and what is accepted.
     """
     from snnrun.inheritance import identity
-    from snnrun.report.raster import Report
     from snnrun.tracking import Tracking
 
     tree = _resolved(cfg)

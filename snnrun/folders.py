@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from snnrun.errors import UserError
 
 
@@ -24,6 +26,46 @@ def made(folder: Path) -> Iterator[None]:
             for place in missing:
                 place.rmdir()
         raise
+
+
+@contextmanager
+def owned(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Make a run's folder and own it: the same specification started twice is computed once.
+
+    Args:
+        folder: of the run.
+        say: tells the user that another process has it, which is waited for.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    lock = FileLock(folder / "lock")
+    with made(folder):
+        with writing(folder, "output_dir"):
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:  # an OSError
+                say(f"another process runs this specification ({folder}); waiting for it")
+                _wait(lock, folder)
+        try:
+            yield
+        except BaseException:
+            # A folder in which nothing was made goes. Any other keeps its lock: who waits for the
+            # file and who comes later would else each own one.
+            with suppress(OSError):
+                if [path.name for path in folder.iterdir()] == ["lock"]:
+                    (folder / "lock").unlink()
+            raise
+        finally:
+            lock.release()
+
+
+def _wait(lock: FileLock, folder: Path) -> None:
+    while not lock.is_locked:
+        try:
+            lock.acquire()
+        except FileNotFoundError:  # its owner failed with nothing made, and took the folder away
+            folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

@@ -1,11 +1,10 @@
 """``snnrun ls``: the options of a config group, one line each, from the heads of their files."""
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.table import Table
 
 from snnrun.config import CONF
+from snnrun.published import headline, published
 
 GROUPS = {
     "methods": "method",
@@ -24,14 +23,6 @@ def options(group: str) -> dict[str, str]:
     return {f.relative_to(folder).with_suffix("").as_posix(): headline(f) for f in files}
 
 
-def headline(file: Path) -> str:
-    """The first comment line of a yaml file: what it is, and its paper."""
-    for line in file.read_text().splitlines():
-        if not line.startswith("# @"):  # where Hydra puts the file, not for people
-            return line.removeprefix("#").strip() if line.startswith("#") else ""
-    return ""
-
-
 def show(group: str) -> None:
     """Print the options of a group, by its plural name."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -42,8 +33,6 @@ def show(group: str) -> None:
 
 def _experiments() -> Table:
     """Published rows with the paper's number and ours."""
-    from snnrun.published import published
-
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("experiment", no_wrap=True)
     for column in ("what", "paper", "measured here"):

@@ -10,8 +10,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from snnrun.ls import headline
-
 EXPECTED = re.compile(r"(?<![\d.])(0\.\d{3,})(?:\s*\+-\s*(0?\.\d+))?")
 TOLERANCE = 0.005  # where a paper gives no deviation, or a smaller one: half a point
 
@@ -25,6 +23,14 @@ class Published:
     expected: float | None
     tolerance: float
     measured: str
+
+
+def headline(file: Path) -> str:
+    """The first comment line of a yaml file: what it is, and its paper."""
+    for line in file.read_text().splitlines():
+        if not line.startswith("# @"):  # where Hydra puts the file, not for people
+            return line.removeprefix("#").strip() if line.startswith("#") else ""
+    return ""
 
 
 def published(file: Path) -> Published:

@@ -2,15 +2,13 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from snnrun import __version__, checkpoint, collector, evaluation, provenance, ranks
@@ -19,7 +17,7 @@ from snnrun.data.base import Splits
 from snnrun.data.batcher import Batcher
 from snnrun.data.store import Samples
 from snnrun.errors import UserError
-from snnrun.folders import made, writing
+from snnrun.folders import owned, writing
 from snnrun.inheritance import load_best
 from snnrun.interrupt import Interrupt
 from snnrun.loop import Loop
@@ -94,7 +92,7 @@ def _compute(spec: RunSpec) -> float:
 
 
 def _lead(spec: RunSpec, display: Display, run: Callable[[], "Run"]) -> float:
-    with _claim(spec.folder, display):
+    with owned(spec.folder, display.say):
         store = prepare(spec.tracking, Path.cwd())
         found = store.find(spec.hash)
         finished = found is not None and found.status == "FINISHED"
@@ -109,38 +107,6 @@ def _follow(run: Callable[[], "Run"]) -> float:
     if not ranks.from_leader(False):
         run().follow()
     return 0.0  # for nobody: the first rank's value counts
-
-
-@contextmanager
-def _claim(folder: Path, display: Display) -> Iterator[None]:
-    """Own the run's folder: the same spec started twice is computed once."""
-    lock = FileLock(folder / "lock")
-    with made(folder):
-        try:
-            with writing(folder, "output_dir"):
-                lock.acquire(blocking=False)
-        except Timeout:
-            display.say(f"another process runs this specification ({folder}); waiting for it")
-            _wait(lock, folder)
-        try:
-            yield
-        except BaseException:
-            # A folder in which nothing was made goes. Any other keeps its lock: who waits for the
-            # file and who comes later would else each own one.
-            with suppress(OSError):
-                if [path.name for path in folder.iterdir()] == ["lock"]:
-                    (folder / "lock").unlink()
-            raise
-        finally:
-            lock.release()
-
-
-def _wait(lock: FileLock, folder: Path) -> None:
-    while not lock.is_locked:
-        try:
-            lock.acquire()
-        except FileNotFoundError:  # its owner failed with nothing made, and took the folder away
-            folder.mkdir(parents=True, exist_ok=True)
 
 
 def _skip(spec: RunSpec, store: Store, metrics: dict[str, float], display: Display) -> float:

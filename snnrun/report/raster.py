@@ -1,6 +1,5 @@
 """Spike rasters and firing-rate histograms of every layer for one batch."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,13 +17,6 @@ if TYPE_CHECKING:
 
 NEURONS = 200  # rows of a raster; more cannot be told apart
 WIDTH_IN, HEIGHT_IN = 7.0, 1.4
-
-
-@dataclass(kw_only=True)
-class Report:
-    """What is drawn at the end of a run."""
-
-    raster: bool
 
 
 class SpikeRecorder(Meter):

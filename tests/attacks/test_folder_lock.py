@@ -5,8 +5,7 @@ import time
 
 import pytest
 
-from snnrun.run import _claim
-from snnrun.terminal import Display
+from snnrun.folders import owned
 
 
 class Owner(threading.Thread):
@@ -21,7 +20,7 @@ class Owner(threading.Thread):
 
     def run(self):
         try:
-            with _claim(self.folder, Display("off", 1)):
+            with owned(self.folder, say=print):
                 self.owners.append(self)
                 if self.file:
                     (self.folder / "last.pt").touch()

@@ -5,7 +5,7 @@ import re
 from hydra import compose, initialize_config_dir
 
 from snnrun.config import CONF, build
-from snnrun.ls import headline
+from snnrun.published import headline
 
 KEY = re.compile(r"^(?P<indent> *)(?P<key>[\w.]+):(?P<value>[^#]*)(?P<comment>#.*)?$")
 NEED_NO_COMMENT = ("_target_", "name")
