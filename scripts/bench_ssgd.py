@@ -201,14 +201,19 @@ def timed(case: Case, form: Callable[[Case], Tensor]) -> tuple[float, float, flo
 
 
 def measured(case: Case, forms: list[str], rounds: int) -> dict[str, tuple[float, ...]]:
-    """Medians of each form over interleaved rounds; the slow slicing form runs once."""
-    timed(case, FORMS["events"])  # compile
-    timed(case, FORMS["dense"])
+    """Medians of each form over interleaved rounds; the slow slicing form runs once.
+
+    Timed is a step that follows one of its own kind, as in training: not the way back from what
+    another form left in the caches.
+    """
     seen: dict[str, list[tuple[float, ...]]] = {name: [] for name in forms}
     for i in range(rounds):
         for name in forms:
-            if name != "slicing" or i == 0:
-                seen[name].append(timed(case, FORMS[name]))
+            if name != "slicing":
+                timed(case, FORMS[name])
+            elif i:
+                continue
+            seen[name].append(timed(case, FORMS[name]))
     return {name: tuple(map(median, zip(*runs, strict=True))) for name, runs in seen.items()}
 
 
