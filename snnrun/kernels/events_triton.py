@@ -2,8 +2,9 @@
 
 One program per sample and block of output units walks through time with the units in registers. The
 forward pass writes potentials that live until they are compacted to lists. With TRITON_INTERPRET=1
-set before the import it runs on the CPU, slowly, which is how it is tested. Its speed on a device
-has not been measured, so `auto` never chooses it. (Triton takes no annotations but its own.)
+set before the import it runs on the CPU, slowly, which is how it is tested. On an H200 with other
+work a step of SHD's net took longer than with `events_torch`, so `auto` never chooses it. (Triton
+takes no annotations but its own.)
 """
 
 import torch
