@@ -46,6 +46,7 @@ def test_links_and_devices_in_archives_lead_nowhere(tmp_path, kind, target):
 def test_browser_view_listens_on_this_machine_only_unless_told(monkeypatch, tmp_path):
     started = []
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "$(id).db").touch()
     monkeypatch.setattr(os, "execv", lambda program, arguments: started.append(arguments))
     for more in ([], ["--host", "0.0.0.0"]):
         monkeypatch.setattr(sys, "argv", ["snnrun", "ui", "--store", "sqlite:///$(id).db", *more])
