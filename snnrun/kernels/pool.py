@@ -1,54 +1,144 @@
-"""Average pooling of channels-last maps on the CPU.
+"""Average pooling over windows of 2 x 2 on the CPU, for maps in either layout.
 
-torch's backward pass keeps the input, fills the gradient with zeros and adds to it; the gradient
-is written once here and nothing is kept.
+torch's own is slow on contiguous maps, and its backward pass keeps the input, fills the gradient
+with zeros and adds to it; here both passes read and write each value once and nothing is kept.
+
+In memory a map is pairs of rows, 2 x [width], each pair of which becomes one row [width / 2];
+``inner`` values lie side by side at each place: one, or all channels if they are innermost.
 """
 
 from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from snnrun.kernels.rows import memory
+from snnrun.kernels.rows import load, memory, store
 from snnrun.kernels.slopes import compiled
 from snnrun.kernels.threads import spread
 
-
-def average(x: Tensor, op: nn.AvgPool2d) -> Tensor:
-    """Means of the windows that tile the maps ``x`` [N, C, H, W]: [N, C, H / k, W / k]."""
-    return cast(Tensor, _Average.apply(x, op.kernel_size))
+BLOCK = 2048  # values that are read together: long loops, within the first-level cache
 
 
-class _Average(Function):
+def halve(x: Tensor) -> Tensor:
+    """Means of the 2 x 2 windows of the maps ``x`` [N, C, H, W], H and W even: half the size.
+
+    Maps that are not contiguous must have their channels innermost; the result is laid out alike.
+    """
+    return cast(Tensor, _Halve.apply(x))
+
+
+class _Halve(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, window: int) -> Tensor:
-        ctx.window = window
-        return F.avg_pool2d(x, window)
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        n, channels, height, width = x.shape
+        ctx.inner = 1 if x.is_contiguous() else channels
+        out = _maps((n, channels, height // 2, width // 2), ctx.inner, x.dtype)
+        _run(_means, x, out, ctx.inner)
+        return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         n, channels, height, width = grad.shape
-        window = ctx.window
-        out = torch.empty(n, height * window, width * window, channels, dtype=grad.dtype)
-        shares = (grad / window**2).permute(0, 2, 3, 1).contiguous()
-        means, rows = memory(shares).reshape(n * height, -1), memory(out)
-        rows = rows.reshape(n * height, window, -1)
-        spread(len(rows), lambda lo, hi: _share(means[lo:hi], rows[lo:hi], channels))
-        return out.permute(0, 3, 1, 2), None
+        layout = torch.contiguous_format if ctx.inner == 1 else torch.channels_last
+        shares = (grad / 4).contiguous(memory_format=layout)
+        out = _maps((n, channels, height * 2, width * 2), ctx.inner, grad.dtype)
+        _run(_shares, out, shares, ctx.inner)
+        return out
+
+
+def _maps(shape: tuple[int, int, int, int], inner: int, dtype: torch.dtype) -> Tensor:
+    layout = torch.contiguous_format if inner == 1 else torch.channels_last
+    return torch.empty(shape, dtype=dtype, memory_format=layout)
+
+
+def _run(kernel: Any, whole: Tensor, half: Tensor, inner: int) -> None:
+    """Call the kernel on the memory of maps and of maps of half their size, range by range."""
+    width = whole.shape[-1] * inner
+    flat, small = (memory(_innermost(t, inner)).reshape(-1) for t in (whole, half))
+    computing = np.empty(1, np.float64 if whole.dtype == torch.float64 else np.float32)
+
+    def work(lo: int, hi: int) -> None:
+        pairs, rows = (
+            flat[2 * width * lo : 2 * width * hi],
+            small[width // 2 * lo : width // 2 * hi],
+        )
+        kernel(pairs, rows, width, inner, computing)
+
+    spread(flat.size // (2 * width), work)
+
+
+def _innermost(x: Tensor, inner: int) -> Tensor:
+    return x.detach() if inner == 1 else x.detach().movedim(1, -1)
 
 
 @compiled
-def _share(means: np.ndarray, rows: np.ndarray, channels: int) -> None:
-    """Give each value of means [n, w * C] to its window in rows [n, k, w * k * C]."""
-    window = rows.shape[1]
-    for i in range(means.shape[0]):
-        for y in range(window):
-            for place in range(means.shape[1] // channels):
-                for x in range(window):
-                    to = (place * window + x) * channels
-                    for c in range(channels):
-                        rows[i, y, to + c] = means[i, place * channels + c]
+def _means(pairs: np.ndarray, rows: np.ndarray, width: int, inner: int, like: np.ndarray) -> None:
+    size = max(1, BLOCK // (2 * width)) * 2 * width
+    values, sums = np.empty(size, like.dtype), np.empty(size // 2, like.dtype)
+    means = np.empty(size // 4, like.dtype)
+    for start in range(0, pairs.size, size):
+        stop = min(start + size, pairs.size)
+        half, quarter = (stop - start) // 2, (stop - start) // 4
+        load(pairs[start:stop], values[: stop - start])
+        _add_pairs(values[: stop - start], width, sums)
+        if inner == 1:
+            _add_neighbours(sums[:half], means)
+        else:
+            _add_pairs(sums[:half], inner, means)
+        _quarter(means[:quarter])
+        store(means[:quarter], rows[start // 4 : start // 4 + quarter])
+
+
+@compiled
+def _add_pairs(x: np.ndarray, width: int, out: np.ndarray) -> None:
+    """Add every second group of ``width`` values to the one before it."""
+    for i in range(x.size // (2 * width)):
+        for j in range(width):
+            out[i * width + j] = x[2 * i * width + j] + x[(2 * i + 1) * width + j]
+
+
+@compiled
+def _add_neighbours(x: np.ndarray, out: np.ndarray) -> None:
+    for j in range(x.size // 2):
+        out[j] = x[2 * j] + x[2 * j + 1]
+
+
+@compiled
+def _quarter(x: np.ndarray) -> None:
+    share = x.dtype.type(0.25)
+    for j in range(x.size):
+        x[j] *= share
+
+
+@compiled
+def _shares(pairs: np.ndarray, rows: np.ndarray, width: int, inner: int, like: np.ndarray) -> None:
+    size = max(1, BLOCK // (2 * width)) * 2 * width
+    wide = np.empty(size // 2, rows.dtype)
+    for start in range(0, pairs.size, size):
+        stop = min(start + size, pairs.size)
+        half, quarter = (stop - start) // 2, (stop - start) // 4
+        small = rows[start // 4 : start // 4 + quarter]
+        if inner == 1:
+            _double(small, wide)
+        else:
+            _repeat(small, inner, wide)
+        _repeat(wide[:half], width, pairs[start:stop])
+
+
+@compiled
+def _double(x: np.ndarray, out: np.ndarray) -> None:
+    for j in range(x.size):
+        out[2 * j] = x[j]
+        out[2 * j + 1] = x[j]
+
+
+@compiled
+def _repeat(x: np.ndarray, width: int, out: np.ndarray) -> None:
+    """Write every group of ``width`` values twice."""
+    for i in range(x.size // width):
+        for j in range(width):
+            out[2 * i * width + j] = x[i * width + j]
+            out[(2 * i + 1) * width + j] = x[i * width + j]

@@ -17,30 +17,24 @@ class Between(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the op to each step of ``x`` [T', B, ...]."""
         flat = x.flatten(0, 1)
-        if isinstance(self.op, nn.AvgPool2d) and _tiled(self.op, flat):
-            from snnrun.kernels.pool import average  # imports the compiler
+        if isinstance(self.op, nn.AvgPool2d) and _halves(self.op, flat):
+            from snnrun.kernels.pool import halve  # imports the compiler
 
-            y = average(flat, self.op)
+            y = halve(flat)
         else:
             y = self.op(flat)
         return y.unflatten(0, x.shape[:2])
 
 
-def _tiled(op: nn.AvgPool2d, x: Tensor) -> bool:
-    """Whether windows without overlap or margin tile large channels-last maps on the CPU."""
-    window = op.kernel_size
+def _halves(op: nn.AvgPool2d, x: Tensor) -> bool:
+    """Whether windows of 2 x 2 without overlap or margin tile large maps on the CPU."""
     return (
-        isinstance(window, int)
-        and op.stride == window
-        and op.padding == 0
-        and op.divisor_override is None
+        (op.kernel_size, op.stride, op.padding, op.divisor_override) == (2, 2, 0, None)
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float64, torch.bfloat16)
         and x.numel() >= COMPILED_FROM
-        and x.shape[-1] % window == 0
-        and x.shape[-2] % window == 0
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and not x.is_contiguous()
+        and x.shape[-1] % 2 == x.shape[-2] % 2 == 0
+        and (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last))
     )
 
 

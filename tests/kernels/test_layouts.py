@@ -78,13 +78,28 @@ def test_a_static_current_gets_the_sum_of_its_steps_gradients():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_average_pool_of_channels_last_maps_has_torchs_gradient(dtype):
-    pool = nn.AvgPool2d(2)
+@pytest.mark.parametrize("layout", [lambda x: x, last], ids=["contiguous", "channels last"])
+@pytest.mark.parametrize("size", [(8, 8), (6, 20), (2, 90)])
+def test_average_pool_of_large_maps_is_torchs(dtype, layout, size):
+    x = torch.randn(8, 16, 8, *size, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    assert x.numel() >= COMPILED_FROM
     found = []
-    for x, op in ((last(maps(dtype)), Between(pool)), (maps(dtype), Between(pool))):
-        x.requires_grad_()
-        y = op(x)
+    for run in (
+        Between(nn.AvgPool2d(2)),
+        lambda x: nn.AvgPool2d(2)(x.flatten(0, 1)).unflatten(0, x.shape[:2]),
+    ):
+        leaf = layout(x).detach().requires_grad_()
+        y = run(leaf)
         (y * y.detach()).sum().backward()
-        found.append((y.detach(), x.grad))
+        found.append((y.detach(), leaf.grad))
     for fast, plain in zip(*found, strict=True):
         torch.testing.assert_close(fast, plain)
+    assert found[0][0][0].stride() == found[1][0][0].stride()
+
+
+def test_average_pool_gives_every_member_of_a_window_a_quarter_of_the_gradient():
+    x = torch.zeros(1, 1, 16, 32, 32, requires_grad=True)
+    y = Between(nn.AvgPool2d(2))(x)
+    grad = torch.arange(y.numel(), dtype=y.dtype).view(y.shape)
+    y.backward(grad)
+    assert torch.equal(x.grad, grad.repeat_interleave(2, 3).repeat_interleave(2, 4) / 4)
