@@ -1,7 +1,8 @@
 """Compiled kernel for the CPU: both passes fused over time, one read and one write per element.
 
-Units are cut into blocks; a block runs through all its steps with its membrane in the first-level
-cache. Nothing is written for the backward pass: it keeps the current itself (one step's worth,
+Units are cut into blocks; a block runs through all its steps with its potentials in the cache. Each
+step is taken in pieces: while one is computed, the same piece of the next step is on its way from
+memory. Nothing is written for the backward pass: it keeps the current itself (one step's worth,
 whatever T, for a current expanded over time) and integrates it again, which is cheaper than a round
 trip of the potentials through memory. The spikes are those of the eager kernel bit by bit.
 """
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor
 
 from snnrun.kernels.parameters import LIFParameters
-from snnrun.kernels.rows import BFLOAT16_ONE, load, memory, store
+from snnrun.kernels.rows import BFLOAT16_ONE, Place, ahead, load, memory, store
 from snnrun.kernels.slopes import CODES, compiled, cut, slopes
 from snnrun.kernels.threads import spread
 
-BLOCK = 1024  # units that run together; 16 steps of their potentials take 64 KiB in fp32
+BLOCK = 4096  # units that run together; 16 steps of their potentials take 256 KiB in fp32
+PIECE = 2048  # bytes of a step that are asked for together: not more than can be under way
 
 
 def forward(
@@ -31,10 +33,10 @@ def forward(
     """
     spikes = torch.empty(current.shape, dtype=current.dtype)
     after = membrane.detach().clone(memory_format=torch.contiguous_format)
-    steps, hop = _steps(current)
-    out, units = memory(spikes).reshape(len(current), -1), after.numpy().reshape(-1)
+    values, hop = _steps(current)
+    out, units = memory(spikes).reshape(-1), after.numpy().reshape(-1)
     constants = _constants(p, units.dtype)
-    split(units.size, lambda lo, hi: _forward(steps, hop, units, out, constants, lo, hi))
+    split(units.size, lambda lo, hi: _forward(values, hop, units, out, constants, lo, hi))
     return spikes, after, (current, membrane) if keep else ()
 
 
@@ -47,19 +49,30 @@ def backward(
     gradients is meant: it comes back as T' equal shares, expanded too.
     """
     current, membrane = kept
-    rows, hop = _steps(current)
+    values, hop = _steps(current)
     # The sum over the steps of an expanded current is taken in full precision.
     dtype = current.dtype if hop else membrane.dtype
     grad_current = torch.empty((len(current) if hop else 1, *current.shape[1:]), dtype=dtype)
     grad_before = grad_membrane.clone(memory_format=torch.contiguous_format)
     start = membrane.detach().contiguous().numpy().reshape(-1)
     above, above_hop = _steps(grad_spikes)
-    out, carried = memory(grad_current).reshape(len(rows), -1), grad_before.numpy().reshape(-1)
+    out, carried = memory(grad_current).reshape(-1), grad_before.numpy().reshape(-1)
     constants, code = _constants(p, start.dtype), CODES[p.surrogate.name]
     split(
         start.size,
         lambda lo, hi: _backward(
-            len(current), rows, hop, start, above, above_hop, carried, out, constants, code, lo, hi
+            len(current),
+            values,
+            hop,
+            start,
+            above,
+            above_hop,
+            carried,
+            out,
+            constants,
+            code,
+            lo,
+            hi,
         ),
     )
     if not hop:
@@ -69,11 +82,10 @@ def backward(
 
 
 def _steps(x: Tensor) -> tuple[np.ndarray, int]:
-    """The values as rows of one step each, and how many rows to go on per step (0: expanded)."""
+    """The values step after step, and how many steps of them to go on per step (0: expanded)."""
     x = x.detach()
     expanded = x.stride(0) == 0 and len(x) > 1
-    rows = (x[:1] if expanded else x).contiguous()
-    return memory(rows).reshape(len(rows), -1), 0 if expanded else 1
+    return memory((x[:1] if expanded else x).contiguous()).reshape(-1), 0 if expanded else 1
 
 
 def _constants(p: LIFParameters, dtype: np.dtype) -> tuple[np.floating, ...]:
@@ -103,20 +115,40 @@ def _forward(
     lo: int,
     hi: int,
 ) -> None:
-    before, after, gain, scale, offset, _, _, _, _, firing = constants
-    one = 1 if spikes.itemsize != 2 else BFLOAT16_ONE
-    scratch = np.empty(BLOCK, membrane.dtype)
+    units, piece = membrane.size, PIECE // spikes.itemsize
+    steps = spikes.size // units
+    x = np.empty(piece, membrane.dtype)
     for start in range(lo, hi, BLOCK):
         stop = min(start + BLOCK, hi)
-        v, x = membrane[start:stop], scratch[: stop - start]
-        for t in range(spikes.shape[0]):
-            load(current[t * hop, start:stop], x)
-            s = spikes[t, start:stop]
-            for j in range(v.size):
-                u = v[j] * before + x[j] * gain
-                fired = u > firing
-                v[j] = u * scale + offset if fired else u * after
-                s[j] = one if fired else 0
+        for t in range(steps):
+            later = (t + 1) * units if t + 1 < steps else BLOCK
+            for at in range(start, stop, piece):
+                n = min(piece, stop - at)
+                ahead(current, later * hop + at, n)
+                ahead(spikes, later + at, n)
+                load(current, t * hop * units + at, n, x)
+                _fire(x, n, membrane, at, spikes, t * units + at, constants)
+
+
+@compiled
+def _fire(
+    x: np.ndarray,
+    n: Place,
+    membrane: np.ndarray,
+    at: Place,
+    spikes: np.ndarray,
+    place: Place,
+    constants: tuple[float, ...],
+) -> None:
+    """One step of n units, with currents x, from ``at`` on; their spikes begin at ``place``."""
+    n, at, place = np.uint64(n), np.uint64(at), np.uint64(place)
+    before, after, gain, scale, offset, _, _, _, _, firing = constants
+    one = 1 if spikes.itemsize != 2 else BFLOAT16_ONE
+    for j in range(n):
+        u = membrane[at + j] * before + x[j] * gain
+        fired = u > firing
+        membrane[at + j] = u * scale + offset if fired else u * after
+        spikes[place + j] = one if fired else 0
 
 
 @compiled
@@ -135,75 +167,119 @@ def _backward(
     hi: int,
 ) -> None:
     width, cutoff = constants[7], constants[8]
-    potentials = np.empty((steps, BLOCK), membrane.dtype)
-    scratch, slope = np.empty(BLOCK, membrane.dtype), np.empty(BLOCK, membrane.dtype)
-    above = np.empty(BLOCK, membrane.dtype)
+    units, piece = membrane.size, PIECE // grad_spikes.itemsize
+    potentials, v = np.empty(steps * BLOCK, membrane.dtype), np.empty(BLOCK, membrane.dtype)
+    x, slope = np.empty(piece, membrane.dtype), np.empty(piece, membrane.dtype)
+    above, last = np.empty(piece, membrane.dtype), (steps - 1) * grad_hop * units
     for start in range(lo, hi, BLOCK):
         stop = min(start + BLOCK, hi)
-        x = scratch[: stop - start]
-        x[:] = membrane[start:stop]
-        _integrate(current, hop, start, x, potentials, constants)
+        load(membrane, start, stop - start, v)
+        _integrate(current, hop, units, start, stop, v, potentials, constants, grad_spikes, last)
         for t in range(steps - 1, -1, -1):
-            _distances(potentials[t], constants, x)
-            slopes(code, x, width, slope)
-            if cutoff < np.inf:
-                cut(x, cutoff, slope)
-            load(grad_spikes[t * grad_hop, start:stop], above[: x.size])
-            _step_back(potentials[t], slope, above, carried[start:stop], x, constants)
-            if hop:
-                store(x, grad_current[t, start:stop])
-            else:
-                _add(x, grad_current[0, start:stop], t == steps - 1)
-
-
-@compiled
-def _add(x: np.ndarray, total: np.ndarray, first: bool) -> None:
-    for j in range(x.size):
-        total[j] = x[j] if first else total[j] + x[j]
-
-
-@compiled
-def _distances(potential: np.ndarray, constants: tuple[float, ...], x: np.ndarray) -> None:
-    threshold = constants[5]
-    for j in range(x.size):
-        x[j] = potential[j] - threshold
-
-
-@compiled
-def _step_back(
-    potential: np.ndarray,
-    slope: np.ndarray,
-    above: np.ndarray,
-    carried: np.ndarray,
-    out: np.ndarray,
-    constants: tuple[float, ...],
-) -> None:
-    """One step of the recursion of `eager.backward`; vectorised only as its own function."""
-    before, after, gain, scale, offset, _, attached, _, _, firing = constants
-    for j in range(out.size):
-        u = potential[j]
-        passed = scale if u > firing else after
-        passed -= attached * slope[j] * (u * (after - scale) - offset)
-        delta = slope[j] * above[j] + passed * carried[j]
-        out[j] = delta * gain
-        carried[j] = delta * before
+            for at in range(start, stop, piece):
+                n, row = min(piece, stop - at), t * BLOCK + at - start
+                if t > 0:
+                    ahead(grad_spikes, (t - 1) * grad_hop * units + at, n)
+                    ahead(grad_current, (t - 1) * hop * units + at, n)
+                else:
+                    ahead(current, at + BLOCK, n)
+                _distances(potentials, row, n, constants, x)
+                slopes(code, x, width, slope)
+                if cutoff < np.inf:
+                    cut(x, cutoff, slope)
+                load(grad_spikes, t * grad_hop * units + at, n, above)
+                _step_back(potentials, row, n, slope, above, carried, at, x, constants)
+                if hop:
+                    store(x, grad_current, t * units + at, n)
+                else:
+                    _add(x, n, grad_current, at, t == steps - 1)
 
 
 @compiled
 def _integrate(
     current: np.ndarray,
     hop: int,
+    units: int,
     start: int,
+    stop: int,
     v: np.ndarray,
     potentials: np.ndarray,
     constants: tuple[float, ...],
+    following: np.ndarray,
+    place: Place,
 ) -> None:
-    """Write the potentials of units from start on as the forward pass met them; uses up v."""
+    """Write the potentials of a block of units as the forward pass met them; uses up v.
+
+    What is read next, from ``place`` of ``following`` on, is asked for at the end.
+    """
+    steps, piece = potentials.size // BLOCK, PIECE // current.itemsize
+    x = np.empty(piece, v.dtype)
+    for t in range(steps):
+        for at in range(start, stop, piece):
+            n = min(piece, stop - at)
+            if t + 1 < steps:
+                ahead(current, (t + 1) * hop * units + at, n)
+            else:
+                ahead(following, place + at, n)
+            load(current, t * hop * units + at, n, x)
+            _charge(x, n, v, at - start, potentials, t * BLOCK + at - start, constants)
+
+
+@compiled
+def _charge(
+    x: np.ndarray,
+    n: Place,
+    v: np.ndarray,
+    at: Place,
+    potentials: np.ndarray,
+    row: Place,
+    constants: tuple[float, ...],
+) -> None:
+    """One step of n units, with currents x, from ``at`` on; their potentials begin at ``row``."""
+    n, at, row = np.uint64(n), np.uint64(at), np.uint64(row)
     before, after, gain, scale, offset, _, _, _, _, firing = constants
-    for t in range(potentials.shape[0]):
-        row = potentials[t]
-        load(current[t * hop, start : start + v.size], row[: v.size])
-        for j in range(v.size):
-            u = v[j] * before + row[j] * gain
-            v[j] = u * scale + offset if u > firing else u * after
-            row[j] = u
+    for j in range(n):
+        u = v[at + j] * before + x[j] * gain
+        v[at + j] = u * scale + offset if u > firing else u * after
+        potentials[row + j] = u
+
+
+@compiled
+def _distances(
+    potentials: np.ndarray, row: Place, n: Place, constants: tuple[float, ...], x: np.ndarray
+) -> None:
+    n, row = np.uint64(n), np.uint64(row)
+    threshold = constants[5]
+    for j in range(n):
+        x[j] = potentials[row + j] - threshold
+
+
+@compiled
+def _step_back(
+    potentials: np.ndarray,
+    row: Place,
+    n: Place,
+    slope: np.ndarray,
+    above: np.ndarray,
+    carried: np.ndarray,
+    at: Place,
+    out: np.ndarray,
+    constants: tuple[float, ...],
+) -> None:
+    """One step of the recursion of `eager.backward`; vectorised only as its own function."""
+    n, row, at = np.uint64(n), np.uint64(row), np.uint64(at)
+    before, after, gain, scale, offset, _, attached, _, _, firing = constants
+    for j in range(n):
+        u = potentials[row + j]
+        passed = scale if u > firing else after
+        passed -= attached * slope[j] * (u * (after - scale) - offset)
+        delta = slope[j] * above[j] + passed * carried[at + j]
+        out[j] = delta * gain
+        carried[at + j] = delta * before
+
+
+@compiled
+def _add(x: np.ndarray, n: Place, total: np.ndarray, at: Place, first: bool) -> None:
+    n, at = np.uint64(n), np.uint64(at)
+    for j in range(n):
+        total[at + j] = x[j] if first else total[at + j] + x[j]

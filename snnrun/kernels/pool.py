@@ -82,14 +82,14 @@ def _means(pairs: np.ndarray, rows: np.ndarray, width: int, inner: int, like: np
     for start in range(0, pairs.size, size):
         stop = min(start + size, pairs.size)
         half, quarter = (stop - start) // 2, (stop - start) // 4
-        load(pairs[start:stop], values[: stop - start])
+        load(pairs, start, stop - start, values)
         _add_pairs(values[: stop - start], width, sums)
         if inner == 1:
             _add_neighbours(sums[:half], means)
         else:
             _add_pairs(sums[:half], inner, means)
         _quarter(means[:quarter])
-        store(means[:quarter], rows[start // 4 : start // 4 + quarter])
+        store(means, rows, start // 4, quarter)
 
 
 @compiled

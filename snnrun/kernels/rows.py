@@ -1,12 +1,25 @@
-"""Rows of compiled kernels in and out of bfloat16, which neither numpy nor numba has."""
+"""Memory of compiled kernels: stretches of it in and out, bfloat16, asking for it ahead of time.
+
+Stretches are given as a place and a length: a slice counts its references, which takes as long as
+a hundred units of a kernel. Places are unsigned, as one that might count from the end of its array
+is not vectorised.
+"""
+
+from typing import Any
 
 import numpy as np
 import torch
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 from torch import Tensor
 
 from snnrun.kernels.slopes import compiled
 
 BFLOAT16_ONE = 0x3F80  # the bits of 1
+Place = int | np.uint64  # in an array of memory, or a number of values
+LINE = 64  # bytes that come from memory together
+READ, ALL_LEVELS, DATA = 0, 3, 1  # arguments of LLVM's llvm.prefetch
 
 
 def memory(x: Tensor) -> np.ndarray:
@@ -15,24 +28,53 @@ def memory(x: Tensor) -> np.ndarray:
 
 
 @compiled
-def load(row: np.ndarray, x: np.ndarray) -> None:
-    """Read a row into x [n], widening bfloat16."""
-    if row.itemsize == 2:
-        for j in range(x.size):
-            x[j] = np.uint32(np.uint32(row[j]) << np.uint32(16)).view(np.float32)
+def load(values: np.ndarray, place: Place, n: Place, x: np.ndarray) -> None:
+    """Read ``values[place : place + n]`` into x, widening bfloat16."""
+    place, n = np.uint64(place), np.uint64(n)
+    if values.itemsize == 2:
+        for j in range(n):
+            x[j] = np.uint32(np.uint32(values[place + j]) << np.uint32(16)).view(np.float32)
     else:
-        for j in range(x.size):
-            x[j] = row[j]
+        for j in range(n):
+            x[j] = values[place + j]
 
 
 @compiled
-def store(x: np.ndarray, row: np.ndarray) -> None:
-    """Write x [n] to a row, rounding to the nearest bfloat16, to even of two."""
-    if row.itemsize == 2:
-        for j in range(x.size):
+def store(x: np.ndarray, values: np.ndarray, place: Place, n: Place) -> None:
+    """Write ``x[:n]`` from place on, rounding to the nearest bfloat16, to even of two."""
+    place, n = np.uint64(place), np.uint64(n)
+    if values.itemsize == 2:
+        for j in range(n):
             bits = np.float32(x[j]).view(np.uint32)
             odd = (bits >> np.uint32(16)) & np.uint32(1)
-            row[j] = np.uint32(bits + odd + np.uint32(0x7FFF)) >> np.uint32(16)
+            values[place + j] = np.uint32(bits + odd + np.uint32(0x7FFF)) >> np.uint32(16)
     else:
-        for j in range(x.size):
-            row[j] = x[j]
+        for j in range(n):
+            values[place + j] = x[j]
+
+
+@compiled
+def ahead(values: np.ndarray, place: Place, n: Place) -> None:
+    """Ask for ``values[place : place + n]``, which may lie outside: a hint that changes nothing.
+
+    For kernels that read a short stretch of every step, far from that of the step before, which
+    the hardware's own prefetching does not foresee.
+    """
+    for j in range(0, n, LINE // values.itemsize):
+        _line(values, place + j)  # type: ignore[call-arg, arg-type]  # as compiled
+
+
+@intrinsic
+def _line(_context: Any, values: types.Array, place: types.Integer) -> Any:
+    """Ask for the line of memory that holds values[place]."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        builder.call(prefetch, [address, number(READ), number(ALL_LEVELS), number(DATA)])
+        return context.get_dummy_value()
+
+    return types.void(values, types.intp), generate
