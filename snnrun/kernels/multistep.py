@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from snnrun.kernels import eager
+from snnrun.kernels.compiling import COMPILED_FROM
 from snnrun.kernels.parameters import LIFParameters, State
-
-COMPILED_FROM = 2**14  # elements of a chunk; below, the eager kernel takes well under a millisecond
 
 
 def lif(current: Tensor, state: State | None, parameters: LIFParameters) -> tuple[Tensor, State]:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from snnrun import ranks
-from snnrun.kernels.multistep import COMPILED_FROM
+from snnrun.kernels.compiling import compiles
 
 
 class Between(nn.Module):
@@ -30,11 +30,8 @@ def _halves(op: nn.AvgPool2d, x: Tensor) -> bool:
     """Whether windows of 2 x 2 without overlap or margin tile large maps on the CPU."""
     return (
         (op.kernel_size, op.stride, op.padding, op.divisor_override) == (2, 2, 0, None)
-        and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.float64, torch.bfloat16)
-        and x.numel() >= COMPILED_FROM
         and x.shape[-1] % 2 == x.shape[-2] % 2 == 0
-        and (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last))
+        and compiles(x, torch.float32, torch.float64, torch.bfloat16)
     )
 
 

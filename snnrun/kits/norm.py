@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snnrun import ranks
+from snnrun.kernels.compiling import compiles
 
 NORMS = ("none", "bn", "tdbn", "sws")
 
@@ -98,6 +99,10 @@ class StandardisedWeight(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Standardise ``weight`` [out, ...]; same shape."""
+        if compiles(weight, torch.float32, torch.float64):
+            from snnrun.kernels.standardise import standardise  # imports the compiler
+
+            return standardise(weight, self.gain, self.eps)
         fan_in = tuple(range(1, weight.dim()))  # not flattened: maps follow the weight's layout
         n = weight[0].numel()
         centred = weight - weight.mean(fan_in, keepdim=True)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from snnrun.errors import choice
-from snnrun.kernels.multistep import COMPILED_FROM
+from snnrun.kernels.compiling import COMPILED_FROM
 from snnrun.kernels.parameters import LIFParameters
 from snnrun.kits.synapse import Synapse
 from snnrun.neurons.base import Neuron

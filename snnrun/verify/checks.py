@@ -14,7 +14,8 @@ from snnrun.config import RunSpec
 from snnrun.equilibrium.solvers import fixed_point
 from snnrun.errors import ConfigError
 from snnrun.kernels import eager
-from snnrun.kernels.multistep import COMPILED_FROM, lif
+from snnrun.kernels.compiling import COMPILED_FROM
+from snnrun.kernels.multistep import lif
 from snnrun.methods.ide import IDE
 from snnrun.methods.spide import SPIDE
 from snnrun.models.network import Chain, Network

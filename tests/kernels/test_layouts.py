@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from snnrun.kernels.multistep import COMPILED_FROM, lif
+from snnrun.kernels.compiling import COMPILED_FROM
+from snnrun.kernels.multistep import lif
 from snnrun.kernels.parameters import LIFParameters
 from snnrun.kits.between import Between
 from snnrun.kits.synapse import Synapse

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from snnrun.kernels.multistep import COMPILED_FROM
+from snnrun.kernels.compiling import COMPILED_FROM
 from snnrun.kernels.step import through_spikes
 from snnrun.kits.stepwise import Fire
 from snnrun.neurons.surrogate import SURROGATES, Surrogate

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from snnrun.kernels.compiling import COMPILED_FROM
 from snnrun.kits.norm import StandardisedWeight, TimeBatchNorm
 
 pytestmark = pytest.mark.usefixtures("fp64")
@@ -115,3 +116,33 @@ def test_gradient_of_standardised_weight_agrees_with_differences():
         lambda gain: torch.func.functional_call(norm, {"gain": gain}, (weight,)),
         (torch.rand(3, requires_grad=True),),
     )
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_many_weights_are_standardised_as_few(layout):
+    weight = torch.randn(64, 32, 3, 3, dtype=torch.float64).contiguous(memory_format=layout)
+    grad = torch.randn_like(weight)
+    assert weight.numel() >= COMPILED_FROM > weight[:16].numel()
+    norm = StandardisedWeight(64).double()
+    torch.nn.init.uniform_(norm.gain, -2, 2)
+    whole = _with_gradients(norm, weight, grad)
+    norm.gain.grad = None
+    parts = []
+    for rows in range(0, 64, 16):
+        part = StandardisedWeight(16).double()
+        part.gain.data = norm.gain.data[rows : rows + 16].clone()
+        parts.append(_with_gradients(part, weight[rows : rows + 16], grad[rows : rows + 16]))
+    for found, expected in zip(whole, zip(*parts, strict=True), strict=True):
+        torch.testing.assert_close(found, torch.cat(expected), rtol=1e-12, atol=1e-14)
+    assert whole[0].stride() == whole[1].stride() == weight.stride()
+    transposed = _with_gradients(
+        norm, weight, grad.contiguous().transpose(2, 3).contiguous().transpose(2, 3)
+    )
+    assert torch.equal(transposed[1], whole[1])
+
+
+def _with_gradients(norm, weight, grad):
+    weight = weight.detach().requires_grad_()
+    out = norm(weight)
+    out.backward(grad)
+    return out.detach(), weight.grad, norm.gain.grad.clone()
