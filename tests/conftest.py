@@ -3,6 +3,7 @@ import os
 # Read when triton is first imported, by whichever test that is: kernels run on the CPU.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from snnrun import tracking_store
 from snnrun.config import CONF, RunSpec, build
 from snnrun.kits.plain import Kit
 from snnrun.neurons.lif import LIF
@@ -38,6 +40,26 @@ def composed() -> Composer:
 def specified(composed: Composer) -> Specifier:
     """Compose and check a configuration from command-line overrides."""
     return lambda *overrides: build(composed(*overrides))
+
+
+@pytest.fixture(autouse=True)
+def _products():
+    """Products of matrices as torch computes them by itself, whatever a run before it had chosen."""
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """An SQLite store without runs, to be copied: MLflow takes seconds to make one."""
+    database = tmp_path_factory.mktemp("store") / "mlflow.db"
+    tracking_store._migrate(database)
+    return database
+
+
+@pytest.fixture
+def quick_stores(empty_store, monkeypatch):
+    """Fresh stores of this process are copies."""
+    monkeypatch.setattr(tracking_store, "_migrate", lambda new: shutil.copyfile(empty_store, new))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ TINY = (
 
 
 @pytest.fixture
-def folder(specified, tmp_path, monkeypatch):
+def folder(specified, quick_stores, tmp_path, monkeypatch):
     """Of a finished run with four steps."""
     monkeypatch.chdir(tmp_path)
     spec = specified(*TINY)

@@ -172,7 +172,9 @@ def test_a_missing_library_is_named_with_its_extra(name, missing, make, x, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_a_finished_run_is_exported_on_its_own_data(specified, tmp_path, monkeypatch, capsys):
+def test_a_finished_run_is_exported_on_its_own_data(
+    specified, quick_stores, tmp_path, monkeypatch, capsys
+):
     installed("nir")
     monkeypatch.chdir(tmp_path)
     spec = specified(

@@ -16,7 +16,7 @@ TINY = (
 
 
 @pytest.fixture
-def trained(specified, tmp_path, monkeypatch):
+def trained(specified, quick_stores, tmp_path, monkeypatch):
     """A finished run with two steps."""
     monkeypatch.chdir(tmp_path)
     spec = specified(*TINY, "method.timesteps=2")

@@ -86,7 +86,9 @@ def test_a_plan_reads_as_its_choices_and_the_error_if_it_was_probed():
 
 
 @pytest.mark.parametrize("show", [True, False])
-def test_a_run_shows_its_plan_if_asked_to(specified, tmp_path, monkeypatch, capsys, show):
+def test_a_run_shows_its_plan_if_asked_to(
+    specified, quick_stores, tmp_path, monkeypatch, capsys, show
+):
     monkeypatch.chdir(tmp_path)
     small = ("dataset=synthetic", "dataset.limit=32", "model.hidden=[8]", "epochs=1")
     plan = ("hardware=cpu", "hardware.plan.layout=channels_last", f"hardware.plan.show={show}")

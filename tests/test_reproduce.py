@@ -80,7 +80,7 @@ def test_unknown_experiment_and_wrong_override_are_one_line_each():
         composed("ttfs_mnist", ["epoch=1"], 0)
 
 
-def test_trains_every_seed_once(tmp_path, monkeypatch):
+def test_trains_every_seed_once(quick_stores, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny = (
         "dataset=synthetic", "dataset.size=[1,8,8]", "dataset.train_samples=32", "epochs=1",

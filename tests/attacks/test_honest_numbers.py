@@ -1,5 +1,7 @@
 """What a careless loop would get wrong without anyone noticing: each test fails on one mistake."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -64,11 +66,12 @@ def test_outputs_do_not_depend_on_the_batch_before(built, neuron, size):
     spec, _, plain, splits = built(
         "model.norm=bn", f"neuron={neuron}", f"dataset.batch_size={size}"
     )
+    untouched = deepcopy(plain)
     got, tally = outputs(plain, spec, batches(spec, splits.test, training=False))
 
     alone = []
     for image, label in zip(splits.test.images, splits.test.labels, strict=True):
-        _, _, fresh, _ = built("model.norm=bn", f"neuron={neuron}")
+        fresh = deepcopy(untouched)
         one = Store(
             **vars(splits.test) | {"images": image.unsqueeze(0), "labels": label.unsqueeze(0)}
         )
@@ -128,7 +131,7 @@ def test_test_set_is_normalised_by_the_training_set(built):
 
 
 def test_best_epoch_is_the_first_best_on_validation_and_the_test_set_comes_last(
-    specified, tmp_path, monkeypatch
+    specified, quick_stores, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     spec = specified(*TINY, "method=bptt", "epochs=4", f"output_dir={tmp_path}/out")
@@ -159,8 +162,9 @@ def test_best_epoch_is_the_first_best_on_validation_and_the_test_set_comes_last(
 # Times
 
 
-def test_slow_batch_is_waiting_and_no_part_of_the_step(specified, tmp_path, monkeypatch):
-
+def test_slow_batch_is_waiting_and_no_part_of_the_step(
+    specified, quick_stores, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     from snnrun.measure import latency
 

@@ -6,7 +6,7 @@ from snnrun.models.network import Network
 from snnrun.run import Run, execute
 
 
-def test_a_run_is_gone_when_it_has_ended(specified, tmp_path, monkeypatch):
+def test_a_run_is_gone_when_it_has_ended(specified, quick_stores, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     tiny = ("dataset=synthetic", "model.hidden=[8]", "dataset.train_samples=64", "epochs=1")
