@@ -3,7 +3,7 @@ import csv
 TINY = ("model.hidden=[16]", "dataset.limit=300", "hardware.threads=1", "epochs=1")
 
 
-def test_sweep_is_compared_from_the_same_folder(snnrun):
+def test_sweep_is_compared_from_the_same_folder(snnrun, with_store):
     snnrun("train", "-m", "method=bptt,tet", "seed=0,1", *TINY)
 
     shown = snnrun("compare", "dataset=digits", "--baseline", "bptt", "--csv", "runs.csv").stdout
@@ -25,15 +25,15 @@ def test_sweep_is_compared_from_the_same_folder(snnrun):
     assert "bptt" not in (snnrun.folder / "tet.html").read_text()
 
 
-def test_mistakes_are_one_line(snnrun):
-    assert "no runs at" in snnrun("compare", code=1).stderr
-    assert not list(snnrun.folder.iterdir())
-    snnrun("train", "method=tet", *TINY)
+def test_mistakes_are_one_line(here):
+    assert "no runs at" in here("compare", code=1).stderr
+    assert not list(here.folder.iterdir())
+    here("train", "method=tet", *TINY)
     for arguments, message in {
         ("method=tat",): "error: method=tat: no finished run; there are tet",
         ("--by", "methd"): "error: methd: no such key in any run; did you mean method?",
         ("--baseline", "saf"): "error: --baseline saf: no such group; there are: ",
         ("--csv", "no/where.csv"): "error: --csv: cannot write",
     }.items():
-        error = snnrun("compare", *arguments, code=1).stderr
+        error = here("compare", *arguments, code=1).stderr
         assert error.startswith(message) and error.count("\n") == 1

@@ -33,13 +33,14 @@ def disk(tmp_path):
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"a small file system cannot be mounted here: {error}")
     yield Disk(folder)
-    subprocess.run(["umount", str(folder)], check=True)
+    # Lazily: MLflow keeps the databases of this process open.
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")
-def store(terminal_in, tmp_path_factory):
+def store(terminal_in, furnished, tmp_path_factory):
     """A folder with a database in which one run has finished."""
-    folder = tmp_path_factory.mktemp("store")
+    folder = furnished(tmp_path_factory.mktemp("store"))
     terminal_in(folder)(*RUN)
     return folder
 
@@ -60,17 +61,17 @@ def figures(terminal, run_id):
 # Of about 200 KiB that a run writes: it fails at its first record, its description, the metrics
 # of an epoch, a checkpoint, or the artifacts at the end.
 @pytest.mark.parametrize("left", [0, 24, 60, 96, 150])
-def test_run_continues_when_there_is_room_again(terminal_in, disk, store, left):
+def test_run_continues_when_there_is_room_again(terminal_in, here_in, disk, store, left):
     shutil.copytree(store, disk.folder, dirs_exist_ok=True)
-    terminal = terminal_in(disk.folder)
     disk.fill(left=left)
 
-    line = fails_in_one_line(terminal, *RUN, "seed=1")
+    line = fails_in_one_line(terminal_in(disk.folder), *RUN, "seed=1")
     assert str(disk.folder) in line
     assert "disk is full" in line or "No space left" in line
 
     disk.ballast.unlink()
-    assert "Traceback" not in terminal(*RUN, "seed=1").stderr
+    terminal = here_in(disk.folder)
+    terminal(*RUN, "seed=1")
     assert [(name, status) for _, name, status in terminal.runs()] == [
         (f"bptt-mlp-T4-s{seed}", "FINISHED") for seed in (0, 1)
     ]
@@ -82,19 +83,19 @@ def test_run_continues_when_there_is_room_again(terminal_in, disk, store, left):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("left", [0, 400])
-def test_store_that_has_no_room_is_not_left_half_made(terminal_in, disk, left):
-    terminal = terminal_in(disk.folder)
+def test_store_that_has_no_room_is_not_left_half_made(terminal_in, here_in, disk, left):
     disk.fill(left=left)
 
-    assert "tracking: " in fails_in_one_line(terminal, *RUN)
+    assert "tracking: " in fails_in_one_line(terminal_in(disk.folder), *RUN)
 
     disk.ballast.unlink()
+    terminal = here_in(disk.folder)
     terminal(*RUN)
     assert [status for _, _, status in terminal.runs()] == ["FINISHED"]
 
 
 @pytest.mark.slow
-def test_checkpoint_without_room_is_one_line_and_the_store_says_failed(snnrun, disk):
+def test_checkpoint_without_room_is_one_line_and_the_store_says_failed(snnrun, with_store, disk):
     disk.fill(left=8)
 
     assert "last.pt cannot be written" in fails_in_one_line(
@@ -108,11 +109,11 @@ def test_checkpoint_without_room_is_one_line_and_the_store_says_failed(snnrun, d
 
 
 @pytest.mark.slow
-def test_cache_without_room_costs_a_warning(snnrun, disk):
+def test_cache_without_room_costs_a_warning(here, with_store, disk):
     disk.fill(left=8)
     data = ("dataset=digits_saccade", f"dataset.cache_dir={disk.folder}")
 
-    error = snnrun(*RUN, *data, "dataset.limit=50", "epochs=1").stderr
+    error = here(*RUN, *data, "dataset.limit=50", "epochs=1").stderr
 
     assert "not written (No space left on device); going on without it" in error
     assert [path.name for path in disk.folder.iterdir()] == ["ballast"]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("with_store")
+
 TINY = ("model.hidden=[16]", "dataset.limit=300", "hardware.threads=1", "epochs=1")
 LAUNCHERS = {
     "joblib": ("hydra.launcher.n_jobs=2",),
@@ -81,7 +83,7 @@ PARALLEL = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 def test_killed_sweep_continues_when_repeated_and_repeats_nothing(snnrun, kill, launcher):
     if launcher:
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    command = ("train", "-m", "method=bptt", "seed=0,1,2,3", *TINY[:3], "epochs=20", *launcher)
+    command = ("train", "-m", "method=bptt", "seed=0,1,2,3", *TINY[:3], "epochs=4", *launcher)
     sweep = snnrun.start(*command)
     deadline = time.monotonic() + 200
     while len(list(snnrun.folder.glob("outputs/*/last.pt"))) < 3:  # so one has finished

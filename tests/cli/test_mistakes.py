@@ -1,11 +1,9 @@
 """A user's mistake is one line, exit code 1, and leaves nothing behind."""
 
-import gc
 import gzip
 
 import pytest
 
-from snnrun import cli
 from snnrun.errors import ConfigError, UserError
 from snnrun.evaluate import variants
 from snnrun.tracking import Tracking, prepare
@@ -32,25 +30,36 @@ MISTAKES = {
 
 @pytest.mark.parametrize("sweep", [[], ["-m", "seed=0,1"]], ids=["run", "sweep"])
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistake_is_one_line_and_leaves_nothing(snnrun, mistake, sweep):
+def test_mistake_is_one_line_and_leaves_nothing(here, mistake, sweep):
     arguments, message = MISTAKES[mistake]
-    done = snnrun("train", *sweep, *arguments, code=1)
+    assert_refused(here, "train", *sweep, *arguments, message=message)
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m", "seed=0,1"]], ids=["run", "sweep"])
+def test_mistake_ends_a_process_of_its_own_alike(snnrun, sweep):
+    arguments, message = MISTAKES["wrong key"]
+    assert_refused(snnrun, "train", *sweep, *arguments, message=message)
+
+
+def assert_refused(place, *command, message):
+    before = sorted(place.folder.iterdir())
+    done = place(*command, code=1)
     lines = done.stderr.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
     assert done.stdout == ""
-    assert not list(snnrun.folder.iterdir())
+    assert sorted(place.folder.iterdir()) == before
 
 
-def test_truncated_data_is_named_and_nothing_is_made(snnrun):
+def test_truncated_data_is_named_and_nothing_is_made(here):
     files = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     for name in files:
-        (snnrun.folder / f"{name}-ubyte.gz").write_bytes(gzip.compress(bytes(3000))[:-9])
-    before = sorted(snnrun.folder.iterdir())
-    error = snnrun("train", "dataset=mnist", f"dataset.root={snnrun.folder}", code=1).stderr
+        (here.folder / f"{name}-ubyte.gz").write_bytes(gzip.compress(bytes(3000))[:-9])
+    before = sorted(here.folder.iterdir())
+    error = here("train", "dataset=mnist", f"dataset.root={here.folder}", code=1).stderr
     assert (
         error.startswith("error: 2 problems") and "train-images-idx3-ubyte.gz: truncated" in error
     )
-    assert sorted(snnrun.folder.iterdir()) == before
+    assert sorted(here.folder.iterdir()) == before
 
 
 ODD = {
@@ -82,34 +91,12 @@ ODD = {
 }
 
 
-@pytest.fixture
-def main(tmp_path, monkeypatch, capsys):
-    """The command line in this process: imports take seconds. Gives what a user reads."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # a command sets it
-
-    def main(*arguments):
-        monkeypatch.setattr("sys.argv", ["snnrun", *arguments])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        said = capsys.readouterr()
-        assert left.value.code not in (0, None) and said.out == ""
-        return said.err if isinstance(left.value.code, int) else f"{left.value.code}\n"
-
-    yield main
-    gc.enable()  # it waits while a command starts
-
-
 @pytest.mark.parametrize(
     ("command", "arguments"), [(name, text) for name, texts in ODD.items() for text in texts]
 )
-def test_odd_argument_is_one_line_and_makes_nothing(main, tmp_path, command, arguments):
+def test_odd_argument_is_one_line_and_makes_nothing(here, command, arguments):
     quoted = [arguments] if '"' in arguments else arguments.split(" ")
-    error = main(command, *quoted)
-    assert error.startswith("error: ") and error.count("\n") == 1
-    assert ODD[command][arguments] in error
-    assert not list(tmp_path.iterdir())
+    assert_refused(here, command, *quoted, message=ODD[command][arguments])
 
 
 def test_several_values_for_eval_have_to_be_listed():

@@ -9,7 +9,7 @@ def section(title):
     return README.read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-def test_own_method_and_dataset_of_the_readme_train_from_another_folder(snnrun):
+def test_own_method_and_dataset_of_the_readme_train_from_another_folder(snnrun, with_store):
     text = section("Add your own method")
     files = dict(BLOCK.findall(text))
     assert len(files) == 4

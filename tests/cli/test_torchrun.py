@@ -22,7 +22,7 @@ RUN = (
 )  # fmt: skip
 SLOW = (
     "method=ottt", "dataset=synthetic", "dataset.train_samples=5000", "model.hidden=[16]",
-    "model.dropout=0.2", "epochs=3", *EXACT,
+    "model.dropout=0.2", "epochs=2", *EXACT,
 )  # fmt: skip
 # Of this machine at this time, or of what one process holds.
 MACHINE = ("latency/train", "latency/epoch", "latency/inference", "memory/", "data/wait")
@@ -65,15 +65,17 @@ def said(process, code):
 
 
 @pytest.mark.slow
-def test_two_processes_make_one_run_with_the_figures_of_one_process(snnrun, two, terminal_in):
+def test_two_processes_make_one_run_with_the_figures_of_one_process(
+    snnrun, with_store, two, furnished, here_in
+):
     process = two("train", "hardware=ddp", *RUN)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
     assert error.count("test/accuracy") == 1
-    assert "already finished" in snnrun("train", *RUN).stderr
+    assert "already finished" in here_in(snnrun.folder)("train", *RUN).stderr
 
     (snnrun.folder / "one").mkdir()
-    one = terminal_in(snnrun.folder / "one")
+    one = here_in(furnished(snnrun.folder / "one"))
     one("train", "hardware=cpu", *RUN)
     assert_close(figures(snnrun), figures(one), rtol=0, atol=1e-6)
 
@@ -94,15 +96,15 @@ def one_killed(process):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(terminal_in, tmp_path_factory):
-    terminal = terminal_in(tmp_path_factory.mktemp("uninterrupted"))
+def uninterrupted(terminal_in, furnished, tmp_path_factory):
+    terminal = terminal_in(furnished(tmp_path_factory.mktemp("uninterrupted")))
     terminal("train", "hardware=cpu", *SLOW)
     return figures(terminal)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ended", [asked_to_stop, one_killed])
-def test_one_process_continues_what_two_began(snnrun, two, uninterrupted, ended):
+def test_one_process_continues_what_two_began(snnrun, with_store, two, uninterrupted, ended):
     process = two("train", "hardware=ddp", *SLOW)
     deadline = time.monotonic() + 120
     while not list(snnrun.folder.glob("outputs/*/best.pt")):
@@ -119,18 +121,36 @@ def test_one_process_continues_what_two_began(snnrun, two, uninterrupted, ended)
 @pytest.mark.slow
 def test_mistakes_are_said_once_and_leave_nothing_behind(snnrun, two):
     missing = ("dataset=mnist", "dataset.root=nowhere")
-    assert "mnist not found" in said(two("train", "hardware=ddp", *missing), 1)
-    assert "add hardware=ddp" in said(two("train", "hardware=cpu"), 1)
-    assert "sweep without it" in said(two("train", "-m", "seed=0,1", "hardware=ddp"), 1)
-    assert "snnrun check is one" in said(two("check"), 1)
-    assert "no such key" in said(two("train", "hardware=ddp", "sead=1"), 1)
-    for sweep in ((), ("-m", "seed=0,1")):
-        error = snnrun("train", *sweep, "hardware=ddp", code=1).stderr
-        assert error.startswith("error: hardware: ddp") and error.count("\n") == 1
-        assert "torchrun --standalone --nproc-per-node=N -m snnrun train hardware=ddp" in error
+    assert "mnist not found" in said(two("train", "hardware=ddp", *missing), 1)  # in a run
+    assert "no such key" in said(two("train", "hardware=ddp", "sead=1"), 1)  # before it
     assert list(snnrun.folder.iterdir()) == []
 
 
-def test_looking_at_a_run_needs_no_torchrun(snnrun):
-    assert "can run" in snnrun("check", "hardware=ddp").stdout
-    assert "Distributed" in snnrun("train", "hardware=ddp", "--cfg", "job").stdout
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("train", "hardware=cpu"), "add hardware=ddp"),
+        (("train", "-m", "seed=0,1", "hardware=ddp"), "sweep without it"),
+        (("check",), "snnrun check is one"),
+    ],
+)
+def test_what_two_processes_cannot_do_is_refused(here, monkeypatch, command, message):
+    started = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    error = here(*command, code=1).stderr
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+    assert list(here.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m", "seed=0,1")], ids=["run", "sweep"])
+def test_without_torchrun_the_command_is_shown(here, sweep):
+    error = here("train", *sweep, "hardware=ddp", code=1).stderr
+    assert error.startswith("error: hardware: ddp") and error.count("\n") == 1
+    assert "torchrun --standalone --nproc-per-node=N -m snnrun train hardware=ddp" in error
+    assert list(here.folder.iterdir()) == []
+
+
+def test_looking_at_a_run_needs_no_torchrun(here):
+    assert "can run" in here("check", "hardware=ddp").stdout
+    assert "Distributed" in here("train", "hardware=ddp", "--cfg", "job").stdout

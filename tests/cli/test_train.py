@@ -71,25 +71,25 @@ def test_train_records_every_metric_and_is_not_repeated(snnrun):
     assert snnrun.metrics(run_id) == metrics
 
 
-def test_eval_measures_again_with_other_settings_and_refuses_in_one_line(snnrun):
-    snnrun("train", "epochs=1", *TINY)
-    (folder,) = snnrun.folder.glob("outputs/*")
-    assert "test/accuracy" in snnrun("eval", str(folder)).stderr
-    assert "test/accuracy" in snnrun("eval", str(folder), "method.timesteps=8").stderr
+def test_eval_measures_again_with_other_settings_and_refuses_in_one_line(here, with_store):
+    here("train", "epochs=1", *TINY)
+    (folder,) = here.folder.glob("outputs/*")
+    assert "test/accuracy" in here("eval", str(folder)).stderr
+    assert "test/accuracy" in here("eval", str(folder), "method.timesteps=8").stderr
     for override, message in {
         "method.timestep=8": "no such key; did you mean method.timesteps?",
         "model.hidden=[32]": "do not fit this net",
         "model=mlp": "model: a group cannot be replaced",
         "seed=[1": "seed=[1: ",
     }.items():
-        error = snnrun("eval", str(folder), override, code=1).stderr
+        error = here("eval", str(folder), override, code=1).stderr
         assert message in error
         assert error.startswith("error: ") and error.count("\n") == 1
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(terminal_in, tmp_path_factory):
-    terminal = terminal_in(tmp_path_factory.mktemp("uninterrupted"))
+def uninterrupted(terminal_in, furnished, tmp_path_factory):
+    terminal = terminal_in(furnished(tmp_path_factory.mktemp("uninterrupted")))
     terminal("train", *SLOW)
     ((run_id, _, _),) = terminal.runs()
     return repeatable(terminal.metrics(run_id))
@@ -109,7 +109,9 @@ def interrupted_in_second_epoch(snnrun, number):
 
 
 @pytest.mark.slow
-def test_killed_run_continues_with_the_numbers_of_an_uninterrupted_one(snnrun, uninterrupted):
+def test_killed_run_continues_with_the_numbers_of_an_uninterrupted_one(
+    snnrun, with_store, uninterrupted
+):
     code, _ = interrupted_in_second_epoch(snnrun, signal.SIGKILL)
     ((run_id, _, status),) = snnrun.runs()
     assert (code, status) == (-signal.SIGKILL, "RUNNING")
@@ -122,7 +124,9 @@ def test_killed_run_continues_with_the_numbers_of_an_uninterrupted_one(snnrun, u
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_run_continues_in_the_middle_of_the_epoch(snnrun, uninterrupted, number):
+def test_stopped_run_continues_in_the_middle_of_the_epoch(
+    snnrun, with_store, uninterrupted, number
+):
     code, error = interrupted_in_second_epoch(snnrun, number)
     assert code == 130
     assert "repeat the command" in error and "Traceback" not in error
@@ -136,10 +140,10 @@ def test_stopped_run_continues_in_the_middle_of_the_epoch(snnrun, uninterrupted,
     assert repeatable(snnrun.metrics(run_id)) == uninterrupted
 
 
-def test_loss_that_is_not_finite_fails_with_the_step(snnrun):
-    error = snnrun("train", "method.optim.lr=1e38", "method.optim.name=sgd", *TINY, code=1).stderr
+def test_loss_that_is_not_finite_fails_with_the_step(here, with_store):
+    error = here("train", "method.optim.lr=1e38", "method.optim.name=sgd", *TINY, code=1).stderr
     assert re.search(r"error: loss is not finite at step \d+; ", error)
-    assert [status for _, _, status in snnrun.runs()] == ["FAILED"]
+    assert [status for _, _, status in here.runs()] == ["FAILED"]
 
 
 @pytest.mark.slow
@@ -175,20 +179,20 @@ def test_numbers_of_a_run_do_not_depend_on_the_runs_before_it_in_the_process(snn
             assert all(torch.equal(one[key], other[key]) for key in one), best
 
 
-def test_runs_beside_it_on_the_device_are_recorded_with_a_run(snnrun):
+def test_runs_beside_it_on_the_device_are_recorded_with_a_run(here, with_store):
     with Neighbours(torch.device("cpu")).present():
-        snnrun("train", "epochs=1", *TINY)
-    ((jobs,),) = snnrun.query("select value from tags where key = 'jobs_per_device'")
+        here("train", "epochs=1", *TINY)
+    ((jobs,),) = here.query("select value from tags where key = 'jobs_per_device'")
     assert int(jobs) >= 2  # other tests may run one at the same time
 
 
-def test_raster_of_every_layer_is_drawn_when_asked(snnrun):
-    snnrun("train", "epochs=1", "report.raster=true", *TINY)
-    drawn = snnrun.folder.glob("mlartifacts/**/artifacts/*.svg")
+def test_raster_of_every_layer_is_drawn_when_asked(here, with_store):
+    here("train", "epochs=1", "report.raster=true", *TINY)
+    drawn = here.folder.glob("mlartifacts/**/artifacts/*.svg")
     assert {file.name for file in drawn} == {"raster.svg", "rates.svg"}
 
 
-def test_failing_job_leaves_the_others_and_is_listed(snnrun):
+def test_failing_job_leaves_the_others_and_is_listed(snnrun, with_store):
     rates = ("method=tet", "method.optim.lr=1e38,0.01")
     error = snnrun("train", "-m", *rates, "method.optim.name=sgd", "epochs=1", *TINY, code=1).stderr
     assert "Traceback" not in error
@@ -227,7 +231,7 @@ def test_light_commands_import_nothing_heavy(snnrun, name):
     assert not list(snnrun.folder.iterdir())
 
 
-def test_check_tells_what_would_run_and_writes_nothing(snnrun):
-    assert "saf-mlp-T6-s0 can run" in snnrun("check").stdout
-    assert "leave out -m" in snnrun("check", "seed=0,1", "-m", code=1).stderr
-    assert not list(snnrun.folder.iterdir())
+def test_check_tells_what_would_run_and_writes_nothing(here):
+    assert "saf-mlp-T6-s0 can run" in here("check").stdout
+    assert "leave out -m" in here("check", "seed=0,1", "-m", code=1).stderr
+    assert not list(here.folder.iterdir())
