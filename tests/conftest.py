@@ -5,6 +5,8 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 
 import pytest
 import torch
@@ -25,7 +27,8 @@ Specifier = Callable[..., RunSpec]
 def composed() -> Composer:
     """Compose a configuration from command-line overrides, in this process."""
 
-    def make(*overrides: str) -> DictConfig:
+    @cache  # Hydra reads the files again each time
+    def once(*overrides: str) -> DictConfig:
         named = {override.lstrip("+~").partition("=")[0] for override in overrides}
         # A test that names neither is about something else: tet takes every net and neuron.
         free = named & {"method", "experiment"}
@@ -33,7 +36,7 @@ def composed() -> Composer:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             return compose("config", overrides=chosen)
 
-    return make
+    return lambda *overrides: deepcopy(once(*overrides))
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +47,7 @@ def specified(composed: Composer) -> Specifier:
 
 @pytest.fixture(autouse=True)
 def _products():
-    """Products of matrices as torch computes them by itself, whatever a run before it had chosen."""
+    """Products of matrices as torch computes them by itself, whatever an earlier run had chosen."""
     torch.set_float32_matmul_precision("highest")
 
 
