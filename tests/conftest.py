@@ -59,6 +59,24 @@ def empty_store(tmp_path_factory):
     return database
 
 
+@pytest.fixture(scope="session")
+def furnished(empty_store):
+    """Put a store without runs into a folder that commands will run in."""
+
+    def furnish(folder):
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(empty_store, folder / "mlflow.db")
+        return folder
+
+    return furnish
+
+
+@pytest.fixture
+def with_store(furnished, tmp_path):
+    """Saves the commands of a test the making of a store."""
+    furnished(tmp_path)
+
+
 @pytest.fixture
 def quick_stores(empty_store, monkeypatch):
     """Fresh stores of this process are copies."""

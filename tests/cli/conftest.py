@@ -1,7 +1,6 @@
 """The installed wheel, and commands run with it in a folder."""
 
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -138,20 +137,3 @@ def here_in(monkeypatch, capsys):
 @pytest.fixture
 def here(here_in, tmp_path):
     return here_in(tmp_path)
-
-
-@pytest.fixture(scope="session")
-def furnished(empty_store):
-    """Put a store without runs into a folder that commands will run in."""
-
-    def furnish(folder):
-        shutil.copyfile(empty_store, folder / "mlflow.db")
-        return folder
-
-    return furnish
-
-
-@pytest.fixture
-def with_store(furnished, tmp_path):
-    """Saves the commands of a test the making of a store."""
-    furnished(tmp_path)

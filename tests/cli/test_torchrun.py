@@ -74,7 +74,6 @@ def test_two_processes_make_one_run_with_the_figures_of_one_process(
     assert error.count("test/accuracy") == 1
     assert "already finished" in here_in(snnrun.folder)("train", *RUN).stderr
 
-    (snnrun.folder / "one").mkdir()
     one = here_in(furnished(snnrun.folder / "one"))
     one("train", "hardware=cpu", *RUN)
     assert_close(figures(snnrun), figures(one), rtol=0, atol=1e-6)

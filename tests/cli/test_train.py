@@ -161,19 +161,26 @@ def test_sweep_with_two_workers_on_a_fresh_store(snnrun):
 
 
 @pytest.mark.slow
-def test_numbers_of_a_run_do_not_depend_on_the_runs_before_it_in_the_process(snnrun):
+def test_numbers_of_a_run_do_not_depend_on_the_runs_before_it_in_the_process(
+    terminal_in, here_in, furnished, tmp_path
+):
     methods = list(options("method"))
-    orders = {"forwards": methods, "backwards": methods[::-1], "alone": ["saf"]}
-    for name, order in orders.items():  # a store for each: a known run is not repeated
-        places = (f"tracking.uri=sqlite:///{name}.db", f"output_dir={name}")
-        snnrun("train", "-m", f"method={','.join(order)}", "epochs=1", *places, *TINY)
-    for name, order in orders.items():
-        found = {best.parent.name: best for best in snnrun.folder.glob(f"{name}/*/best.pt")}
+    # Where tests have been running for a while it is backwards; a process of its own for the rest.
+    orders = {
+        "forwards": (terminal_in, methods),
+        "backwards": (here_in, methods[::-1]),
+        "alone": (terminal_in, ["saf"]),
+    }
+    for name, (commands_in, order) in orders.items():  # a store each: known runs are not repeated
+        commands = commands_in(furnished(tmp_path / name))
+        commands("train", "-m", f"method={','.join(order)}", "epochs=1", *TINY)
+    for name, (_, order) in orders.items():
+        found = {best.parent.name: best for best in tmp_path.glob(f"{name}/outputs/*/best.pt")}
         assert len(found) == len(order)
         for folder, best in found.items():
             one, other = (
                 torch.load(path)["net"]
-                for path in (best, snnrun.folder / "forwards" / folder / "best.pt")
+                for path in (best, tmp_path / "forwards" / "outputs" / folder / "best.pt")
             )
             assert one.keys() == other.keys()
             assert all(torch.equal(one[key], other[key]) for key in one), best

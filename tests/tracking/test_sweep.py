@@ -93,7 +93,7 @@ def runs(folder):
 
 
 @pytest.mark.slow
-def test_parallel_sweep_has_one_parent_and_its_repetition_takes_it_up(launch, tmp_path):
+def test_parallel_sweep_has_one_parent_and_its_repetition_takes_it_up(launch, with_store, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     sweep = ["-m", "dataset=mnist", "seed=0,1,2"]
     parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
@@ -115,7 +115,7 @@ def test_parallel_sweep_has_one_parent_and_its_repetition_takes_it_up(launch, tm
 
 
 @pytest.mark.slow
-def test_jobs_that_never_started_are_counted_when_a_worker_is_killed(launch, tmp_path):
+def test_jobs_that_never_started_are_counted_when_a_worker_is_killed(launch, with_store, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
@@ -128,7 +128,7 @@ def test_jobs_that_never_started_are_counted_when_a_worker_is_killed(launch, tmp
     assert [row[2] for row in runs(tmp_path)] == ["RUNNING", "FAILED"]
 
 
-def test_single_run_has_no_parent(launch, tmp_path):
+def test_single_run_has_no_parent(launch, with_store, tmp_path):
     assert launch("seed=3").returncode == 0
     assert runs(tmp_path) == [("digits", "s3", "FINISHED", None)]
 
