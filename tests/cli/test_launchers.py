@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("with_store")
-
 TINY = ("model.hidden=[16]", "dataset.limit=300", "hardware.threads=1", "epochs=1")
 LAUNCHERS = {
     "joblib": ("hydra.launcher.n_jobs=2",),
@@ -32,21 +30,27 @@ def statuses(snnrun):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_sweep_through_a_launcher(snnrun, launcher):
+def test_sweep_through_a_launcher_on_a_fresh_store(snnrun, launcher):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher}_launcher")
     how = (f"hydra/launcher={OPTION.get(launcher, launcher)}", *LAUNCHERS[launcher])
 
-    snnrun("train", "-m", "method=bptt", "seed=0,1", *how, *TINY)
+    snnrun("train", "-m", "method=bptt,tet", "seed=0,1", *how, *TINY)
 
     assert statuses(snnrun) == [
         *((f"bptt-mlp-T4-s{seed}", "FINISHED") for seed in (0, 1)),
         ("sweep", "FINISHED"),
+        *((f"tet-mlp-T4-s{seed}", "FINISHED") for seed in (0, 1)),
     ]
+    parents = snnrun.query(
+        "select r.name, count(*) from tags t join runs r on r.run_uuid = t.value "
+        "where t.key = 'mlflow.parentRunId' group by 1"
+    )
+    assert [(name.split()[0], children) for name, children in parents] == [("sweep", 4)]
     assert list(snnrun.folder.glob("mlartifacts/**/artifacts/report.html"))
 
 
 @pytest.mark.slow
-def test_optuna_study_continues_after_a_restart(snnrun):
+def test_optuna_study_continues_after_a_restart(snnrun, with_store):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     storage = ("hydra.sweeper.storage=sqlite:///study.db", "hydra.sweeper.study_name=lr")
     how = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.direction=maximize")
@@ -80,11 +84,13 @@ PARALLEL = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     [(kill_the_group, ()), (kill_the_group, PARALLEL), (kill_a_worker, PARALLEL)],
     ids=["sweep", "sweep with its workers", "worker"],
 )
-def test_killed_sweep_continues_when_repeated_and_repeats_nothing(snnrun, kill, launcher):
+def test_killed_sweep_continues_when_repeated_and_repeats_nothing(
+    snnrun, with_store, here, kill, launcher
+):
     if launcher:
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    command = ("train", "-m", "method=bptt", "seed=0,1,2,3", *TINY[:3], "epochs=4", *launcher)
-    sweep = snnrun.start(*command)
+    command = ("train", "-m", "method=bptt", "seed=0,1,2,3", *TINY[:3], "epochs=4")
+    sweep = snnrun.start(*command, *launcher)
     deadline = time.monotonic() + 200
     while len(list(snnrun.folder.glob("outputs/*/last.pt"))) < 3:  # so one has finished
         assert sweep.poll() is None and time.monotonic() < deadline
@@ -97,7 +103,10 @@ def test_killed_sweep_continues_when_repeated_and_repeats_nothing(snnrun, kill, 
     done = finished(snnrun)
     assert 0 < len(done) < 4
 
-    assert "Traceback" not in snnrun(*command).stderr
+    if kill is kill_a_worker:
+        assert "Traceback" not in snnrun(*command, *launcher).stderr
+    else:  # whatever the launcher
+        here(*command)
 
     assert statuses(snnrun) == [
         *((f"bptt-mlp-T4-s{seed}", "FINISHED") for seed in (0, 1, 2, 3)),

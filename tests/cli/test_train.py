@@ -147,20 +147,6 @@ def test_loss_that_is_not_finite_fails_with_the_step(here, with_store):
 
 
 @pytest.mark.slow
-def test_sweep_with_two_workers_on_a_fresh_store(snnrun):
-    workers = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    snnrun("train", "-m", "method=bptt,tet", "seed=0,1", "epochs=1", *workers, *TINY)
-    (parent,) = {
-        value for (value,) in snnrun.query("select value from tags where key='mlflow.parentRunId'")
-    }
-    runs = {run_id: (name, status) for run_id, name, status in snnrun.runs()}
-    assert runs.pop(parent)[1] == "FINISHED"
-    assert sorted(runs.values()) == [
-        (f"{method}-mlp-T4-s{seed}", "FINISHED") for method in ("bptt", "tet") for seed in (0, 1)
-    ]
-
-
-@pytest.mark.slow
 def test_numbers_of_a_run_do_not_depend_on_the_runs_before_it_in_the_process(
     terminal_in, here_in, furnished, tmp_path
 ):

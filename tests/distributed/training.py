@@ -1,11 +1,13 @@
 """What one and two processes train alike: run by torchrun it trains every case on all of them."""
 
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
 from snnrun import checkpoint, ranks
 from snnrun.config import CONF, build
@@ -54,12 +56,18 @@ CASES = {
 }
 
 
+@cache
+def composed(case: str) -> DictConfig:
+    """The configuration of a case; Hydra reads the files again each time."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return compose("config", [*COMMON, *CASES[case]])
+
+
 class Training:
     """A case in training, as a run trains it."""
 
     def __init__(self, case: str):
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            self.spec = spec = build(compose("config", [*COMMON, *CASES[case]]))
+        self.spec = spec = build(composed(case))
         spec.hardware.prepare(spec.seed)
         self.net, _ = build_net(spec, CPU)
         splits = spec.dataset.load(spec.seed, CPU, spec.method.timesteps)
