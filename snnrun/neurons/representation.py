@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from snnrun.kernels.multistep import lif
+from snnrun.kernels.parameters import LIFParameters, State
 from snnrun.neurons.base import Neuron, SpikingNeuron
+from snnrun.neurons.surrogate import Surrogate
 
 
 @dataclass(kw_only=True)
@@ -77,6 +80,23 @@ class RepresentationNeuron(SpikingNeuron):
         return spikes
 
 
+def _constants(spec: Representation, threshold: float) -> LIFParameters:
+    """The recursion of these units, whose threshold is not where they fire; the rest is unused."""
+    fires_at = spec.scale * threshold
+    return LIFParameters(
+        leak=spec.leak,
+        threshold=fires_at,
+        hard=False,
+        rest=fires_at - threshold,  # a spike takes off the threshold
+        surrogate=Surrogate(name="rectangular", width=1.0),
+        detach_reset=True,
+        fires_at_threshold=True,
+        decay_input=spec.leak != 1,
+        leak_reset=True,
+        delay=0,
+    )
+
+
 class _Fire(Function):
     """Spikes forward, clamp gradient backward (equations of section 4.2 of the paper)."""
 
@@ -84,19 +104,13 @@ class _Fire(Function):
     def forward(
         ctx: Any, current: Tensor, threshold: Tensor, membrane: Tensor, spec: Representation
     ) -> tuple[Tensor, Tensor]:
-        gain = 1.0 if spec.leak == 1 else 1 - spec.leak
-        fires_at, v = spec.scale * threshold, membrane
-        spikes = torch.empty_like(current)
-        for t, x in enumerate(current.unbind()):
-            v = spec.leak * v + gain * x
-            spikes[t] = v >= fires_at
-            v = v - threshold * spikes[t]
+        spikes, state = lif(current, State(membrane, None), _constants(spec, threshold.item()))
         q = weights(spec.leak, len(current), current)
         ctx.spec, ctx.steps = spec, len(current)
         # Only the mean current is needed, not the current of every step.
         ctx.save_for_backward(torch.tensordot(q, current, 1), threshold)
-        ctx.mark_non_differentiable(v)
-        return spikes * (threshold / spec.dt), v
+        ctx.mark_non_differentiable(state.membrane)
+        return spikes.mul_(threshold / spec.dt), state.membrane
 
     @staticmethod
     @once_differentiable
@@ -109,9 +123,11 @@ class _Fire(Function):
         q = weights(spec.leak, ctx.steps, grad)
         paper = spec.gradient == "paper"
         merged = grad.sum(0) if paper else ctx.steps * torch.tensordot(q, grad, 1)
-        shares = q if paper else torch.full_like(q, 1 / ctx.steps)
         slope = merged * inside / (1.0 if is_if else spec.tau)
-        to_current = shares.view(-1, *[1] * mean.dim()) * slope
+        if paper:
+            to_current = q.view(-1, *[1] * mean.dim()) * slope
+        else:  # equal shares
+            to_current = (slope / ctx.steps).expand(grad.shape)
         # The released code multiplies by dt where the derivative of threshold / dt asks for 1 / dt.
         to_threshold = (merged * (mean > top)).sum() * (1 / spec.dt if paper else spec.dt)
         return to_current, to_threshold, None, None
