@@ -9,19 +9,45 @@ import torch
 from torch import Tensor
 
 from snnrun.kernels.cpu import BLOCK, split
-from snnrun.kernels.slopes import CODES, compiled, cut, slopes
+from snnrun.kernels.slopes import CODES, compiled, contracted, cut, slopes
 from snnrun.neurons.surrogate import Surrogate
 
 
 def through_spikes(grad: Tensor, u: Tensor, threshold: float, surrogate: Surrogate) -> Tensor:
     """``grad * h(u - threshold)``: from the gradient of spikes to that of the potentials ``u``."""
-    out = torch.empty_like(u, memory_format=torch.contiguous_format)
+    out = _like(u)
     potentials, above, below = (_flat(t) for t in (u, grad, out))
     cutoff = np.inf if surrogate.cutoff is None else surrogate.cutoff
     constants = tuple(map(potentials.dtype.type, (threshold, surrogate.width, cutoff)))
     code = CODES[surrogate.name]
     split(u.numel(), lambda lo, hi: _through(potentials, above, below, constants, code, lo, hi))
     return out
+
+
+def accumulate_and_fire(
+    potential: Tensor, before: Tensor, leak: float, threshold: float
+) -> tuple[Tensor, Tensor]:
+    """Of P[t] and A[t-1]: u[t] = P[t] - leak V A[t-1] and A[t] = leak A[t-1] + Θ(u[t] - V)."""
+    u, after = _like(potential), _like(potential)
+    arrays = [_flat(t) for t in (potential, before, u, after)]
+    constants = tuple(map(arrays[0].dtype.type, (leak, -leak * threshold, threshold)))
+    split(u.numel(), lambda lo, hi: _accumulate(*(a[lo:hi] for a in arrays), *constants))
+    return u, after
+
+
+def integrate_and_fire(
+    current: Tensor, membrane: Tensor, leak: float, threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of I[t] and v[t-1]: u[t] = leak v[t-1] + I[t], spikes s[t] and v[t] = u[t] - V s[t]."""
+    u, spikes, after = _like(current), _like(current), _like(current)
+    arrays = [_flat(t) for t in (current, membrane, u, spikes, after)]
+    constants = tuple(map(arrays[0].dtype.type, (leak, threshold)))
+    split(u.numel(), lambda lo, hi: _integrate(*(a[lo:hi] for a in arrays), *constants))
+    return u, spikes, after
+
+
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _flat(x: Tensor) -> np.ndarray:
@@ -60,3 +86,37 @@ def _less(x: np.ndarray, subtrahend: float, out: np.ndarray) -> None:
 def _times(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
     for j in range(x.size):
         out[j] = x[j] * y[j]
+
+
+@contracted  # as torch adds a multiple
+def _accumulate(
+    potential: np.ndarray,
+    before: np.ndarray,
+    u: np.ndarray,
+    after: np.ndarray,
+    leak: float,
+    reset: float,
+    threshold: float,
+) -> None:
+    zero, one = u.dtype.type(0), u.dtype.type(1)
+    for j in range(u.size):
+        u[j] = potential[j] + reset * before[j]
+        after[j] = (one if u[j] >= threshold else zero) + leak * before[j]
+
+
+@compiled
+def _integrate(
+    current: np.ndarray,
+    membrane: np.ndarray,
+    u: np.ndarray,
+    spikes: np.ndarray,
+    after: np.ndarray,
+    leak: float,
+    threshold: float,
+) -> None:
+    zero, one = u.dtype.type(0), u.dtype.type(1)
+    for j in range(u.size):
+        u[j] = membrane[j] * leak + current[j]
+        fired = u[j] >= threshold
+        spikes[j] = one if fired else zero
+        after[j] = u[j] - threshold if fired else u[j]

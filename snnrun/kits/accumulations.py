@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from snnrun.kernels.parameters import LIFParameters
 from snnrun.kits.plain import Feedback, Kit
-from snnrun.kits.stepwise import Conventions, Once, StepNeuron, StepSynapse, constants
+from snnrun.kits.stepwise import (
+    AccumulateAndFire,
+    Conventions,
+    Once,
+    StepNeuron,
+    StepSynapse,
+    constants,
+)
 from snnrun.kits.synapse import Op, apply, is_static
 from snnrun.kits.traces import Pair, TraceKit, accumulate
 from snnrun.neurons.base import Neuron
@@ -145,8 +152,12 @@ class AccumulationNeuron(StepNeuron):
     def forward(self, potential: Tensor) -> Tensor:
         """Accumulations for the potential accumulations [1, B, ...] of this step."""
         before, leak = self.accumulation, self.leak
-        u = accumulate(before, potential, -leak * self.threshold)
-        after = accumulate(before, self.fire(u), leak)
+        if self.pays(potential, before):
+            unit = (leak, self.threshold, self.surrogate)
+            after = AccumulateAndFire.apply(potential, before, *unit)
+        else:
+            u = accumulate(before, potential, -leak * self.threshold)
+            after = accumulate(before, self.fire(u), leak)
         self.accumulation = after.detach()
         return after
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from snnrun.errors import choice
-from snnrun.kernels.compiling import COMPILED_FROM
+from snnrun.kernels.compiling import COMPILED_FROM, compiles
 from snnrun.kernels.parameters import LIFParameters
 from snnrun.kits.synapse import Synapse
 from snnrun.neurons.base import Neuron
@@ -68,6 +68,51 @@ class Fire(torch.autograd.Function):
         return grad * ctx.surrogate(u - ctx.threshold), None, None
 
 
+class AccumulateAndFire(torch.autograd.Function):
+    """A[t] of P[t] and A[t-1] in one pass; the gradient is that of `Fire` and goes to P[t]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, potential: Tensor, before: Tensor, leak: float, threshold: float, h: Surrogate
+    ) -> Tensor:
+        """See `kernels.step.accumulate_and_fire`."""
+        from snnrun.kernels.step import accumulate_and_fire  # imports the compiler
+
+        u, after = accumulate_and_fire(potential, before, leak, threshold)
+        ctx.save_for_backward(u)
+        ctx.threshold, ctx.surrogate = threshold, h
+        return after
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        """Gradient times h(u - threshold)."""
+        return Fire.backward(ctx, grad)[0], None, None, None, None
+
+
+class IntegrateAndFire(torch.autograd.Function):
+    """s[t] and v[t] of I[t] and v[t-1] in one pass; the gradient is that of `Fire`, from s to I."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, current: Tensor, membrane: Tensor, leak: float, threshold: float, h: Surrogate
+    ) -> tuple[Tensor, Tensor]:
+        """See `kernels.step.integrate_and_fire`."""
+        from snnrun.kernels.step import integrate_and_fire  # imports the compiler
+
+        u, spikes, after = integrate_and_fire(current, membrane, leak, threshold)
+        ctx.save_for_backward(u)
+        ctx.mark_non_differentiable(after)
+        ctx.threshold, ctx.surrogate = threshold, h
+        return spikes, after
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None]:
+        """Gradient times h(u - threshold)."""
+        return Fire.backward(ctx, grad)[0], None, None, None, None
+
+
 class StepNeuron(nn.Module):
     """A layer of LIF units that is run one step at a time and never keeps a graph across steps."""
 
@@ -78,6 +123,10 @@ class StepNeuron(nn.Module):
     def fire(self, u: Tensor) -> Tensor:
         """Spikes for the membrane ``u`` [1, B, ...] before the reset."""
         return Fire.apply(u, self.threshold, self.surrogate)
+
+    def pays(self, x: Tensor, before: Tensor | None) -> bool:
+        """Whether a compiled step is worth its while."""
+        return before is not None and compiles(x, torch.float32, torch.float64)
 
 
 class StepSynapse(Synapse):

@@ -17,6 +17,7 @@ from snnrun.kernels.parameters import LIFParameters
 from snnrun.kits.plain import Feedback, Kit
 from snnrun.kits.stepwise import (
     Conventions,
+    IntegrateAndFire,
     Once,
     StepNeuron,
     StepSynapse,
@@ -227,13 +228,16 @@ class TraceNeuron(StepNeuron):
 
     def forward(self, current: Tensor) -> Tensor | Pair:
         """What leaves at this step for ``current`` [1, B, ...]."""
-        u = current if self.membrane is None else self.membrane * self.leak + current
-        spikes = self.fire(u)
-        fired = spikes.detach()
-        self.membrane = torch.sub(u.detach(), fired, alpha=self.threshold)
+        if self.pays(current, self.membrane):
+            unit = (self.leak, self.threshold, self.surrogate)
+            spikes, self.membrane = IntegrateAndFire.apply(current, self.membrane, *unit)
+        else:
+            u = current if self.membrane is None else self.membrane * self.leak + current
+            spikes = self.fire(u)
+            self.membrane = torch.sub(u.detach(), spikes.detach(), alpha=self.threshold)
         if not self.trace:
             return spikes
-        self.traces = accumulate(self.traces, fired, self.leak)
+        self.traces = accumulate(self.traces, spikes.detach(), self.leak)
         return Pair(spikes, self.traces)
 
 

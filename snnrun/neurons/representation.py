@@ -104,7 +104,9 @@ class _Fire(Function):
     def forward(
         ctx: Any, current: Tensor, threshold: Tensor, membrane: Tensor, spec: Representation
     ) -> tuple[Tensor, Tensor]:
-        spikes, state = lif(current, State(membrane, None), _constants(spec, threshold.item()))
+        # A net of shapes alone, to count its operations, has no numbers.
+        value = spec.threshold if threshold.is_meta else threshold.item()
+        spikes, state = lif(current, State(membrane, None), _constants(spec, value))
         q = weights(spec.leak, len(current), current)
         ctx.spec, ctx.steps = spec, len(current)
         # Only the mean current is needed, not the current of every step.

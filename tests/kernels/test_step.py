@@ -1,11 +1,14 @@
-"""The compiled gradient through spikes, against torch operations and in the layers that use it."""
+"""Compiled parts of a step, against torch operations and in the layers that use them."""
 
 import pytest
 import torch
 
 from snnrun.kernels.compiling import COMPILED_FROM
+from snnrun.kernels.parameters import LIFParameters
 from snnrun.kernels.step import through_spikes
+from snnrun.kits.accumulations import AccumulationNeuron
 from snnrun.kits.stepwise import Fire
+from snnrun.kits.traces import Pair, TraceNeuron
 from snnrun.neurons.surrogate import SURROGATES, Surrogate
 
 THRESHOLD = 0.7
@@ -39,3 +42,45 @@ def test_large_layers_have_the_gradient_of_small_ones():
         small.requires_grad_()
         expected += torch.autograd.grad(Fire.apply(small, THRESHOLD, surrogate).sum(), small)
     torch.testing.assert_close(found, torch.cat(expected))
+
+
+UNIT = LIFParameters(
+    leak=0.5,
+    threshold=THRESHOLD,
+    hard=False,
+    rest=0.0,
+    surrogate=Surrogate(name="sigmoid", width=4.0),
+    detach_reset=True,
+    fires_at_threshold=True,
+    decay_input=False,
+    leak_reset=True,
+    delay=0,
+)
+LAYERS = {
+    "accumulations": lambda: AccumulationNeuron(UNIT),
+    "spikes": lambda: TraceNeuron(UNIT, trace=False),
+    "traces": lambda: TraceNeuron(UNIT, trace=True),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_large_layers_step_as_small_ones_do(layer):
+    currents = torch.randn(6, 2, COMPILED_FROM // 2, dtype=torch.float64)
+    if layer == "accumulations":
+        currents = currents.cumsum(0)
+    found, expected = _run(LAYERS[layer](), currents), []
+    for half in currents.chunk(2, dim=1):
+        expected.append(_run(LAYERS[layer](), half))
+    for whole, halves in zip(found, zip(*expected, strict=True), strict=True):
+        torch.testing.assert_close(whole, torch.cat(halves, 1), rtol=1e-12, atol=1e-14)
+
+
+def _run(layer, currents):
+    """All outputs and the gradient of the currents, each step weighed differently."""
+    currents = currents.detach().clone().requires_grad_()
+    outputs = [layer(x) for x in currents.split(1)]
+    if isinstance(outputs[0], Pair):
+        outputs = [torch.cat([pair.spikes, pair.traces], -1) for pair in outputs]
+    out = torch.cat(outputs)
+    (out * torch.arange(1.0, 7, dtype=out.dtype).view(6, 1, 1)).sum().backward()
+    return out.detach(), currents.grad
