@@ -1,26 +1,13 @@
 import pytest
 import torch
 from torch import nn
+from units import UNITS
 
 from snnrun.kernels.compiling import COMPILED_FROM
 from snnrun.kernels.multistep import lif
-from snnrun.kernels.parameters import LIFParameters
 from snnrun.kits.between import Between
 from snnrun.kits.synapse import Synapse
-from snnrun.neurons.surrogate import Surrogate
 
-UNITS = LIFParameters(
-    leak=0.5,
-    threshold=1.0,
-    hard=False,
-    rest=0.0,
-    surrogate=Surrogate(name="sigmoid", width=4.0),
-    detach_reset=True,
-    fires_at_threshold=True,
-    decay_input=False,
-    leak_reset=True,
-    delay=0,
-)
 SHAPE = (4, 8, 16, 8, 8)
 
 

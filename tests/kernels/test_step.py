@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from units import UNITS
 
 from snnrun.kernels.compiling import COMPILED_FROM
-from snnrun.kernels.parameters import LIFParameters
 from snnrun.kernels.step import through_spikes
 from snnrun.kits.accumulations import AccumulationNeuron
 from snnrun.kits.stepwise import Fire
@@ -44,22 +44,10 @@ def test_large_layers_have_the_gradient_of_small_ones():
     torch.testing.assert_close(found, torch.cat(expected))
 
 
-UNIT = LIFParameters(
-    leak=0.5,
-    threshold=THRESHOLD,
-    hard=False,
-    rest=0.0,
-    surrogate=Surrogate(name="sigmoid", width=4.0),
-    detach_reset=True,
-    fires_at_threshold=True,
-    decay_input=False,
-    leak_reset=True,
-    delay=0,
-)
 LAYERS = {
-    "accumulations": lambda: AccumulationNeuron(UNIT),
-    "spikes": lambda: TraceNeuron(UNIT, trace=False),
-    "traces": lambda: TraceNeuron(UNIT, trace=True),
+    "accumulations": lambda: AccumulationNeuron(UNITS),
+    "spikes": lambda: TraceNeuron(UNITS, trace=False),
+    "traces": lambda: TraceNeuron(UNITS, trace=True),
 }
 
 
