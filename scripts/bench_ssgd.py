@@ -9,7 +9,6 @@ search for events in the input. ``--run`` adds a trained Fashion-MNIST net.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,8 +17,7 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.table import Table
+from tables import Measured, keep, machine
 from torch import Tensor, nn
 
 from snnrun import checkpoint
@@ -229,16 +227,13 @@ def activity(case: Case) -> str:
     return " ".join(shares)
 
 
-def compare(title: str, cases: dict[str, Case], forms: list[str], rounds: int) -> dict:
-    """Print and return one table."""
-    table = Table(title=title)
-    table.add_column("case")
-    table.add_column("spikes/active %")
-    table.add_column(f"backward ms {' / '.join(forms)}", justify="right")
-    for name in forms[:-1]:
-        table.add_column(f"{name}/events\nbackward, both", justify="right")
-    table.add_column("kept MiB unbind or dense / events")
-    results = {}
+def compare(
+    title: str, cases: dict[str, Case], forms: list[str], rounds: int
+) -> tuple[Measured, dict[str, dict[str, tuple[float, ...]]]]:
+    """The table, and the figures behind it; ratios are of the backward pass and of both passes."""
+    columns = ["case", "spikes/active %", f"backward ms {' / '.join(forms)}"]
+    columns += [f"{name}/events" for name in forms[:-1]]
+    rows, results = [], {}
     for label, case in cases.items():
         found = measured(case, forms, rounds)
         _, backward, kept = found["events"]
@@ -247,21 +242,19 @@ def compare(title: str, cases: dict[str, Case], forms: list[str], rounds: int) -
             f"{found[n][1] / backward:.1f}, {both[n] / both['events']:.1f}" for n in forms[:-1]
         ]
         reference = found.get("unbind", found["dense"])[2]
-        table.add_row(
-            label, activity(case), " / ".join(f"{found[n][1]:.3g}" for n in forms), *ratios,
-            f"{reference:.3g} / {kept:.3g} = {reference / kept:.0f}",
-        )  # fmt: skip
+        memory = f"{reference:.3g} / {kept:.3g} = {reference / kept:.0f}"
+        times = " / ".join(f"{found[n][1]:.3g}" for n in forms)
+        rows.append([label, activity(case), times, *ratios, memory])
         results[label] = found
-    Console(width=150).print(table)
-    return results
+    table = Measured(title, [*columns, "kept MiB unbind or dense / events"], rows)
+    table.show()
+    return table, results
 
 
-def convolutions(rounds: int) -> dict:
+def convolutions(rounds: int) -> tuple[Measured, dict[str, list[float]]]:
     """Backward of one convolution 32-64, 3x3 at 14x14, T=20, B=16, by share of active units."""
-    table = Table(title="convolution: backward ms of active units alone, dense")
-    for column in ("active %", "active units", "dense"):
-        table.add_column(column)
-    results = {}
+    title = "Convolution 32-64, 3x3 at 14x14, T=20, B=16: backward ms"
+    table, results = Measured(title, ["active %", "active units alone", "dense"], []), {}
     threshold = active_conv.DENSE_FROM
     op = nn.Conv2d(32, 64, 3, padding=1, bias=False)
     for scale in (0.6, 0.8, 1.0, 2.0):
@@ -280,10 +273,10 @@ def convolutions(rounds: int) -> dict:
         current = F.conv2d(x.detach().flatten(0, 1), op.weight, None, 1, 1).unflatten(0, (20, 16))
         share = len(active_conv._fire(current.detach(), UNIT)[1]) / current.numel()
         results[f"{share:.4f}"] = [median(row[2.0]), median(row[0.0])]
-        table.add_row(f"{100 * share:.2f}", *(f"{median(v):.3g}" for v in row.values()))
+        table.rows.append([f"{100 * share:.2f}", *(f"{median(v):.3g}" for v in row.values())])
     active_conv.DENSE_FROM = threshold
-    Console(width=150).print(table)
-    return results
+    table.show()
+    return table, results
 
 
 def main() -> None:
@@ -298,16 +291,17 @@ def main() -> None:
     steps, widths = ((20,), (50,)) if args.quick else ((100, 300, 500), (200, 400, 1000))
     every = list(FORMS)
     cases = {f"T={t} N={n}": made_up(t, n, TRAINED) for t in steps for n in widths}
-    out = {"made up": compare("700-N-N-20, B=16, activity of a trained net", cases, every, rounds)}
+    title = f"700-N-N-20, B=16, activity of a trained net, one thread, on {machine('cpu')}"
+    out = {"made up": compare(title, cases, every, rounds)}
     if args.run:
         case = {"784-200-200-10, T=100, B=64": trained(args.run)}
-        out["trained"] = compare("trained on Fashion-MNIST", case, every, rounds)
+        out["trained"] = compare("Trained on Fashion-MNIST", case, every, rounds)
     busy = ((20, 50),) if args.quick else ((300, 400), (300, 1000))
     cases = {f"T={t} N={n}, {a[0]} % spikes": made_up(t, n, a) for t, n in busy for a in ACTIVITIES}
-    out["activity"] = compare("activity", cases, ["dense", "events"], rounds)
+    out["activity"] = compare("700-N-N-20, B=16, by activity", cases, ["dense", "events"], rounds)
     out["convolution"] = convolutions(rounds)
-    if args.json:
-        args.json.write_text(json.dumps(out))
+    tables, figures = zip(*out.values(), strict=True)
+    keep(args.json, list(tables), dict(zip(out, figures, strict=True)))
 
 
 if __name__ == "__main__":
