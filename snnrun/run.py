@@ -208,6 +208,7 @@ class Run:
             if state is not None:
                 self._restore(state)
                 self.progress.tally = None  # the first has it
+            collector.go_on()
             while self.progress.epoch < self.spec.epochs:
                 self._train()
                 self._stop_if_asked()
