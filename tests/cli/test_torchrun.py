@@ -24,6 +24,7 @@ SLOW = (
     "method=ottt", "dataset=synthetic", "dataset.train_samples=5000", "model.hidden=[16]",
     "model.dropout=0.2", "epochs=2", *EXACT,
 )  # fmt: skip
+PATIENCE_S = 300  # only a process that hangs takes longer, on a busy machine too
 # Of this machine at this time, or of what one process holds.
 MACHINE = ("latency/train", "latency/epoch", "latency/inference", "memory/", "data/wait")
 
@@ -31,17 +32,23 @@ MACHINE = ("latency/train", "latency/epoch", "latency/inference", "memory/", "da
 @pytest.fixture
 def two(snnrun):
     """Start `snnrun` on two processes in the folder of the fixture of that name."""
+    started = []
 
     def start(*arguments):
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "torch.distributed.run", *DOCUMENTED.split(), *arguments],
             cwd=snnrun.folder,
             env=snnrun.environment,
             stderr=subprocess.PIPE,
             text=True,
         )
+        started.append(process)
+        return process
 
-    return start
+    yield start
+    for process in started:  # those of a test that failed
+        process.terminate()
+        process.communicate()
 
 
 def figures(terminal):
@@ -57,7 +64,7 @@ def figures(terminal):
 
 def said(process, code):
     """What the processes themselves said of a mistake, once and for all."""
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == code, error
     lines = [line for line in error.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, error
@@ -69,7 +76,7 @@ def test_two_processes_make_one_run_with_the_figures_of_one_process(
     snnrun, with_store, two, furnished, here_in
 ):
     process = two("train", "hardware=ddp", *RUN)
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, error
     assert error.count("test/accuracy") == 1
     assert "already finished" in here_in(snnrun.folder)("train", *RUN).stderr
@@ -82,7 +89,7 @@ def test_two_processes_make_one_run_with_the_figures_of_one_process(
 def asked_to_stop(process):
     """End both processes as a scheduler or Ctrl-C does."""
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    process.communicate(timeout=PATIENCE_S)
     return "KILLED"
 
 
@@ -105,7 +112,7 @@ def uninterrupted(terminal_in, furnished, tmp_path_factory):
 @pytest.mark.parametrize("ended", [asked_to_stop, one_killed])
 def test_one_process_continues_what_two_began(snnrun, with_store, two, uninterrupted, ended):
     process = two("train", "hardware=ddp", *SLOW)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while not list(snnrun.folder.glob("outputs/*/best.pt")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
