@@ -8,12 +8,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from snnrun.kernels.events import Events, Incoming, Readout, Record, Unit
+from snnrun.kernels.machine_code import kept
 from snnrun.kernels.threads import spread
 
 BLOCK = 16  # units looked at together for a potential near the threshold
@@ -23,11 +23,7 @@ LEAST_SCALE = 1e-6  # of gradients kept up to a factor; below, the factor is mul
 
 def compiled(function: Any, **flags: Any) -> Any:
     """Compile on first use, keeping the machine code on disk where there is a place for it."""
-    flags |= {"nogil": True, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **flags)(function)
-    except RuntimeError:  # neither the package nor the user's cache folder can be written
-        return numba.njit(**flags)(function)
+    return kept(function, nogil=True, error_model="numpy", **flags)
 
 
 # Sums in any order, hence in vector registers.

@@ -7,9 +7,11 @@ surrogate. Literals carry the type of the row: a plain one would widen the row t
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 
+from snnrun.kernels.machine_code import kept
+
+HOW: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 CODES = {
     name: code
     for code, name in enumerate(
@@ -29,25 +31,17 @@ CODES = {
 
 def compiled(function: Callable[..., None]) -> Any:
     """Compile on first use, keeping the machine code on disk where there is a place for it."""
-    return _compiled(function)
+    return kept(function, **HOW)
 
 
 def contracted(function: Callable[..., None]) -> Any:
     """`compiled`, with multiply and add rounded once: faster, not bit by bit what torch does."""
-    return _compiled(function, fastmath={"contract"})
+    return kept(function, fastmath={"contract"}, **HOW)
 
 
 def summed(function: Callable[..., float]) -> Any:
     """`contracted`, with sums taken in any order."""
-    return _compiled(function, fastmath={"contract", "reassoc"})
-
-
-def _compiled(function: Callable[..., Any], **how: Any) -> Any:
-    how |= {"nogil": True, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **how)(function)
-    except RuntimeError:  # neither the package nor the user's cache folder can be written
-        return numba.njit(**how)(function)
+    return kept(function, fastmath={"contract", "reassoc"}, **HOW)
 
 
 @contracted

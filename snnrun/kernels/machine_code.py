@@ -1,0 +1,38 @@
+"""Machine code kept on disk for the next process, also where several processes compile at once.
+
+Numba counts the files of a function's signatures in an index that it reads, changes and writes
+back. Two processes that add a signature each at the same time, one in single and one in double
+precision, can leave the index of the one with the code of the other: every later process that
+wants it fails. So they take turns.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from filelock import FileLock
+
+
+def kept(function: Callable[..., Any], **how: Any) -> Any:
+    """Compile on first use, keeping the machine code on disk where there is a place for it.
+
+    Args:
+        function: what is compiled.
+        how: options of `numba.njit`.
+    """
+    try:
+        compiled = numba.njit(cache=True, **how)(function)
+    except RuntimeError:  # neither the package nor the user's cache folder can be written
+        return numba.njit(**how)(function)
+    files = compiled._cache._cache_file
+    files.save, files.load = (_in_turn(files, call) for call in (files.save, files.load))
+    return compiled
+
+
+def _in_turn(files: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+    def alone(*arguments: Any) -> Any:
+        with FileLock(Path(files._cache_path) / "kept.lock"):
+            return call(*arguments)
+
+    return alone
