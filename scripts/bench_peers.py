@@ -5,7 +5,7 @@ steps (forward, backward, SGD), one thread. Seconds per step are medians over ro
 taken within a round. On the CPU they are CPU seconds, and peak memory is resident memory above that
 between steps; with --device cuda wall seconds between synchronisations, and allocated memory.
 Before the timing each peer's first loss is compared with that of our net with the peer's kind of
-neuron. The contender "copy" only moves the bytes that a layer of neurons has to (see COPIED).
+neuron. The contender "copy" only moves the bytes that a layer of neurons has to (peers_step.py).
 
     python scripts/bench_peers.py [--peers PYTHON] [--workload NAME ...] [--only NAME ...]
         [--device cuda] [--batch N] [--rounds 5] [--json FILE] [--quick]
@@ -19,21 +19,16 @@ our nets with each library's neurons. Who cannot do a workload is left out, and 
 
 import argparse
 import json
-import math
 import os
 import statistics
 import subprocess
 import sys
-import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+from tables import Measured, keep, machine
 
-ROOT = Path(__file__).resolve().parents[1]
+STEP = Path(__file__).with_name("peers_step.py")
 PEERS = ("spikingjelly", "snntorch", "norse")
 CONTENDERS = (
     "spikingjelly",
@@ -63,159 +58,6 @@ ON_NEURONS = (
 ON_CPU = ("mlp_t16", "mlp_t64", "conv_t8", "lif_t16", "lif_t64", "vgg_sws", "resnet19")  # workloads
 DEEP = ("vgg_sws", "resnet19")  # where one spike flipped by rounding flips many behind it
 BASE = "spikingjelly"
-# Of a layer of neurons, per unit and step in single precision: current in and spikes out going
-# forward, current and gradient in and gradient out going backward.
-COPIED = 2 * 4 + 3 * 4
-
-
-def child(contender: str, workload: str, device: str, batch: int | None) -> None:
-    """Take as many steps as each line of standard input says, and answer with one line of JSON."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-    name, _, how = contender.partition("+")
-    if how in ("switches", "compile"):
-        from ctypes import CDLL
-
-        for key, value in ((-1, 2**31 - 1), (-3, 2**30)):  # trim and mmap thresholds
-            CDLL(None).mallopt(key, value)
-    import torch
-
-    torch.set_num_threads(1)
-    if how in ("switches", "compile"):
-        torch.set_float32_matmul_precision("medium")
-    try:
-        step = _step(name, how, workload, device, batch)
-        meter = Cuda() if device == "cuda" else Cpu()
-        for line in sys.stdin:
-            if int(line) == 0:  # the libraries are loaded: what counts from here on is the steps
-                meter.reset()
-            print(json.dumps(_taken(step, max(1, int(line)), meter)), flush=True)
-    except Exception as error:  # whatever a library cannot do, the others go on
-        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)
-
-
-def _taken(step: Callable[[], "torch.Tensor"], count: int, meter: "Cpu | Cuda") -> dict[str, float]:
-    """Some steps: the first one's loss, time per step on both clocks, peak memory."""
-    begun, start = time.perf_counter(), meter.clock()
-    losses = [step() for _ in range(count)]
-    seconds = (meter.clock() - start) / count
-    wall = (time.perf_counter() - begun) / count
-    return {
-        "loss": float(losses[0]),
-        "seconds": seconds,
-        "wall": wall,
-        "mib": meter.peak_mib(),
-    }
-
-
-class Cpu:
-    """CPU seconds and resident memory."""
-
-    before = 0
-    clock = staticmethod(time.process_time)
-
-    def reset(self) -> None:
-        """Count memory from here on."""
-        from snnrun.measure.memory import _return_free_pages
-
-        _return_free_pages()
-        self.before = _status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")
-
-    def peak_mib(self) -> float:
-        """Peak since reset."""
-        return (_status("VmHWM") - self.before) / 1024
-
-
-class Cuda:
-    """Wall seconds once the device is idle, and allocated memory."""
-
-    before = 0
-
-    def clock(self) -> float:
-        """Seconds, with nothing under way."""
-        import torch
-
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def reset(self) -> None:
-        """Count memory from here on."""
-        import torch
-
-        torch.cuda.reset_peak_memory_stats()
-        self.before = torch.cuda.memory_allocated()
-
-    def peak_mib(self) -> float:
-        """Peak since reset."""
-        import torch
-
-        return (torch.cuda.max_memory_allocated() - self.before) / 2**20
-
-
-def _step(name: str, how: str, workload: str, device: str, batch: int | None):
-    import torch
-    import torch.nn.functional as F
-    from peers_nets import SAME_AS, WORKLOADS, build
-
-    _, steps, shape = WORKLOADS[workload]
-    shape = (batch or shape[0], *shape[1:])
-    if name == "copy":
-        source = torch.ones(steps * math.prod(shape) * COPIED // 2, dtype=torch.uint8)
-        source = source.to(device)
-        target = torch.empty_like(source)
-        return lambda: target.copy_(source)[0]
-    torch.manual_seed(0)
-    changes = SAME_AS[how.removeprefix("like-")] if how.startswith("like-") else {}
-    net, run = build(name, workload, **changes)
-    net.to(device)
-    torch.manual_seed(1)
-    lone = workload.startswith("lif")
-    x = torch.randn(steps, *shape) if lone else (torch.rand(steps, *shape) < 0.3).float()
-    y = torch.randint(10, shape[:1])
-    x, y = x.to(device), y.to(device)
-    if name == "ours" and not how.startswith("like-"):
-        run = _planned(net, run, device, bf16=how == "bf16")
-    if how == "compile":
-        run = torch.compile(run)
-    if lone:
-        x.requires_grad_()
-        grad = torch.randn_like(x)
-
-        def step() -> torch.Tensor:
-            x.grad = None
-            spikes = run(x)
-            spikes.backward(grad)
-            return spikes.detach()[0, 0].mean()
-
-        return step
-    optimiser = torch.optim.SGD(net.parameters(), lr=1e-4)
-
-    def step() -> torch.Tensor:
-        loss = F.cross_entropy(run(x).mean(0), y)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        return loss.detach()
-
-    return step
-
-
-def _planned(net, run, device: str, *, bf16: bool):
-    """Ours as `snnrun train` runs it on this machine."""
-    import torch
-
-    from snnrun.plan import Planning
-
-    planning = Planning(probe=True, products=None, layout=None, allocator=None, show=False)
-    plan = planning.plan(torch.device(device), torch.float32)
-    plan.prepare()
-    net.to(memory_format=plan.memory_format())
-    return torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False)(run)
-
-
-def _status(field: str) -> int:
-    text = Path("/proc/self/status").read_text()
-    return int(next(line for line in text.splitlines() if line.startswith(field)).split()[1])
 
 
 class UnableError(Exception):
@@ -227,7 +69,7 @@ class Process:
 
     def __init__(self, python: str, contender: str, workload: str, more: list[str]):
         self.contender = contender
-        command = [python, __file__, "--child", contender, "--workload", workload, *more]
+        command = [python, str(STEP), contender, workload, *more]
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         self.process = subprocess.Popen(
             command,
@@ -250,7 +92,7 @@ class Process:
                     break
                 return answer
         else:
-            answer = {"error": "it ended; run it with --child to see why"}
+            answer = {"error": "it ended; run scripts/peers_step.py to see why"}
         raise UnableError(f"{self.contender}: {answer['error'].splitlines()[0]}")
 
     def close(self) -> None:
@@ -324,8 +166,6 @@ def _same_work(workload: str, first: dict[str, float]) -> None:
 
 
 def show(results: dict[str, dict[str, dict[str, float]]], chosen: argparse.Namespace) -> None:
-    from tables import Measured, keep, machine  # not in a child, which sets malloc up before torch
-
     rows = [
         [name, workload, *(f"{row[key]:{form}}" for key, form in FORMATS.items())]
         for workload, found in results.items()
@@ -352,7 +192,6 @@ FORMATS = {"seconds": ".5f", "ratio": ".2f", "mib": ".0f", "wait": ".1f", "first
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--peers")
     parser.add_argument("--workload", nargs="+")
     parser.add_argument("--only", nargs="+")
@@ -363,9 +202,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="samples, instead of each workload's own number")
     parser.add_argument("--quick", action="store_true", help="a small net, one round, for tests")
     chosen = parser.parse_args()
-    if chosen.child:
-        child(chosen.child, chosen.workload[0], chosen.device, chosen.batch)
-        return
     workloads = chosen.workload or [*ON_CPU]
     if chosen.quick:
         workloads, chosen.rounds, chosen.steps = ["small"], 1, 1
