@@ -7,6 +7,7 @@ has reached V = sum_j W_ij (tmin - t_j); from then on it rises with slope 1 towa
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from snnrun import ranks
@@ -20,7 +21,8 @@ class SpikeTimeNeuron(SpikingNeuron):
     a unit that stays silent, and relu(V + bias) as long as no unit would fire before its window.
 
     Args:
-        margin: the window is this times the largest lead seen in training (1.5 in the paper).
+        margin: 1 or more; the window is this times the largest lead seen in training (1.5 in the
+            paper).
     """
 
     carried = ()  # a sequence is one step
@@ -34,11 +36,17 @@ class SpikeTimeNeuron(SpikingNeuron):
 
     def times(self, charge: Tensor) -> Tensor:
         """Spike time after tmin, 0 to window, from V + bias; the window's end stands for none."""
-        return torch.minimum((self.window - charge).clamp(min=0), self.window)
+        return self.window - self._within(F.relu(charge))
 
     def forward(self, current: Tensor) -> Tensor:
-        """Leads [1, B, ...]; in training mode the window grows with them."""
-        if self.training:
-            largest = ranks.largest(current.detach()) * self.margin
-            self.window.copy_(torch.maximum(self.window, largest))
-        return self.window - self.times(current)
+        """Leads [1, B, ...]; in training mode the window grows with them, so that all fit."""
+        leads = F.relu(current)
+        if not self.training:
+            return self._within(leads)
+        largest = ranks.largest(leads.detach()) * self.margin
+        self.window.copy_(torch.maximum(self.window, largest))
+        return leads
+
+    def _within(self, leads: Tensor) -> Tensor:
+        """Leads of units that wait for the beginning of their window."""
+        return torch.minimum(leads, self.window)

@@ -66,3 +66,15 @@ def test_spike_times_are_those_of_a_simulation_in_small_steps():
 def test_inhibited_units_stay_silent_and_early_ones_wait_for_the_window():
     neuron = SpikeTimeNeuron(1.5).eval()
     assert neuron(torch.tensor([-2.0, 0.0, 0.25, 5.0])).tolist() == [0, 0, 0.25, 1]
+
+
+def test_in_training_leads_and_gradients_are_exactly_those_of_rectified_units():
+    charge = torch.tensor([-2.0, 0.0, 0.1, 5.0])  # the window grows to the largest, and no further
+    found = []
+    for unit in (SpikeTimeNeuron(1.0), F.relu):
+        leaf = charge.clone().requires_grad_()
+        leads = unit(leaf)
+        leads.sum().backward()
+        found.append((leads.detach(), leaf.grad))
+    for spiking, rectified in zip(*found, strict=True):
+        assert torch.equal(spiking, rectified)
