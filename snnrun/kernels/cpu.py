@@ -15,7 +15,7 @@ from torch import Tensor
 
 from snnrun.kernels.parameters import LIFParameters
 from snnrun.kernels.rows import BFLOAT16_ONE, Place, ahead, load, memory, store
-from snnrun.kernels.slopes import CODES, compiled, cut, slopes
+from snnrun.kernels.slopes import CODES, compiled, cut, slopes, summed
 from snnrun.kernels.threads import spread
 
 BLOCK = 4096  # units that run together; 16 steps of their potentials take 256 KiB in fp32
@@ -42,11 +42,12 @@ def forward(
 
 def backward(
     kept: tuple[Tensor, ...], grad_spikes: Tensor, grad_membrane: Tensor, p: LIFParameters
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradient as in `eager.backward`, from what `forward` kept.
 
     All steps of an expanded current are one place in memory, of which only the sum of their
-    gradients is meant: it comes back as T' equal shares, expanded too.
+    gradients is meant: it comes back as T' equal shares, expanded too. Sums for the constants are
+    taken block by block, so that the number of threads does not change them.
     """
     current, membrane = kept
     values, hop = _steps(current)
@@ -58,6 +59,7 @@ def backward(
     above, above_hop = _steps(grad_spikes)
     out, carried = memory(grad_current).reshape(-1), grad_before.numpy().reshape(-1)
     constants, code = _constants(p, start.dtype), CODES[p.surrogate.name]
+    sums = np.zeros((-(-start.size // BLOCK) if p.trained else 0, len(p.recursion)))
     split(
         start.size,
         lambda lo, hi: _backward(
@@ -69,6 +71,7 @@ def backward(
             above_hop,
             carried,
             out,
+            sums,
             constants,
             code,
             lo,
@@ -78,7 +81,7 @@ def backward(
     if not hop:
         share = grad_current.div_(len(current)).to(current.dtype)
         grad_current = share.expand(current.shape)
-    return grad_current, grad_before
+    return grad_current, grad_before, torch.from_numpy(sums.sum(0)) if p.trained else None
 
 
 def _steps(x: Tensor) -> tuple[np.ndarray, int]:
@@ -89,14 +92,13 @@ def _steps(x: Tensor) -> tuple[np.ndarray, int]:
 
 
 def _constants(p: LIFParameters, dtype: np.dtype) -> tuple[np.floating, ...]:
-    kind = dtype.type
+    p, kind = p.fixed(), dtype.type
     firing = kind(p.threshold)
     if p.fires_at_threshold:  # u >= threshold is u > the next number below it
         firing = np.nextafter(firing, kind(-np.inf))
-    values = (p.leak_before, p.leak_after, p.gain, p.scale_fired, p.offset_fired, p.threshold)
     attached = 0.0 if p.detach_reset else 1.0
     cutoff = np.inf if p.surrogate.cutoff is None else p.surrogate.cutoff
-    return *map(kind, (*values, attached, p.surrogate.width, cutoff)), firing
+    return *map(kind, (*p.recursion, attached, p.surrogate.width, cutoff)), firing
 
 
 def split(units: int, work: Callable[[int, int], None]) -> None:
@@ -142,7 +144,7 @@ def _fire(
 ) -> None:
     """One step of n units, with currents x, from ``at`` on; their spikes begin at ``place``."""
     n, at, place = np.uint64(n), np.uint64(at), np.uint64(place)
-    before, after, gain, scale, offset, _, _, _, _, firing = constants
+    before, gain, after, scale, offset, _, _, _, _, firing = constants
     one = 1 if spikes.itemsize != 2 else BFLOAT16_ONE
     for j in range(n):
         u = membrane[at + j] * before + x[j] * gain
@@ -161,6 +163,7 @@ def _backward(
     grad_hop: int,
     carried: np.ndarray,
     grad_current: np.ndarray,
+    sums: np.ndarray,
     constants: tuple[float, ...],
     code: int,
     lo: int,
@@ -172,7 +175,7 @@ def _backward(
     x, slope = np.empty(piece, membrane.dtype), np.empty(piece, membrane.dtype)
     above, last = np.empty(piece, membrane.dtype), (steps - 1) * grad_hop * units
     for start in range(lo, hi, BLOCK):
-        stop = min(start + BLOCK, hi)
+        stop, block = min(start + BLOCK, hi), start // BLOCK
         load(membrane, start, stop - start, v)
         _integrate(current, hop, units, start, stop, v, potentials, constants, grad_spikes, last)
         for t in range(steps - 1, -1, -1):
@@ -188,6 +191,11 @@ def _backward(
                 if cutoff < np.inf:
                     cut(x, cutoff, slope)
                 load(grad_spikes, t * grad_hop * units + at, n, above)
+                if sums.size:
+                    _enter(current, hop, membrane, potentials, t, start, at, n, v, x, constants)
+                    _sum(
+                        potentials, row, n, slope, above, carried, at, v, x, constants, sums, block
+                    )
                 _step_back(potentials, row, n, slope, above, carried, at, x, constants)
                 if hop:
                     store(x, grad_current, t * units + at, n)
@@ -237,7 +245,7 @@ def _charge(
 ) -> None:
     """One step of n units, with currents x, from ``at`` on; their potentials begin at ``row``."""
     n, at, row = np.uint64(n), np.uint64(at), np.uint64(row)
-    before, after, gain, scale, offset, _, _, _, _, firing = constants
+    before, gain, after, scale, offset, _, _, _, _, firing = constants
     for j in range(n):
         u = v[at + j] * before + x[j] * gain
         v[at + j] = u * scale + offset if u > firing else u * after
@@ -268,7 +276,7 @@ def _step_back(
 ) -> None:
     """One step of the recursion of `eager.backward`; vectorised only as its own function."""
     n, row, at = np.uint64(n), np.uint64(row), np.uint64(at)
-    before, after, gain, scale, offset, _, attached, _, _, firing = constants
+    before, gain, after, scale, offset, _, attached, _, _, firing = constants
     for j in range(n):
         u = potentials[row + j]
         passed = scale if u > firing else after
@@ -276,6 +284,82 @@ def _step_back(
         delta = slope[j] * above[j] + passed * carried[at + j]
         out[j] = delta * gain
         carried[at + j] = delta * before
+
+
+@compiled
+def _enter(
+    current: np.ndarray,
+    hop: int,
+    membrane: np.ndarray,
+    potentials: np.ndarray,
+    t: int,
+    start: int,
+    at: int,
+    n: int,
+    v: np.ndarray,
+    x: np.ndarray,
+    constants: tuple[float, ...],
+) -> None:
+    """Read what entered step t of n units of the block: the membranes v and the currents x."""
+    units = membrane.size
+    load(current, t * hop * units + at, n, x)
+    if t == 0:
+        load(membrane, at, n, v)
+    else:
+        ahead(current, (t - 1) * hop * units + at, n)
+        _leave(potentials, (t - 1) * BLOCK + at - start, n, v, constants)
+
+
+@compiled
+def _leave(
+    potentials: np.ndarray, row: Place, n: Place, v: np.ndarray, constants: tuple[float, ...]
+) -> None:
+    """The membranes v that are left of n potentials."""
+    n, row = np.uint64(n), np.uint64(row)
+    _, _, after, scale, offset, _, _, _, _, firing = constants
+    for j in range(n):
+        u = potentials[row + j]
+        v[j] = u * scale + offset if u > firing else u * after
+
+
+@summed
+def _sum(
+    potentials: np.ndarray,
+    row: Place,
+    n: Place,
+    slope: np.ndarray,
+    above: np.ndarray,
+    carried: np.ndarray,
+    at: Place,
+    v: np.ndarray,
+    x: np.ndarray,
+    constants: tuple[float, ...],
+    sums: np.ndarray,
+    block: int,
+) -> None:
+    """Add to the block's gradients of the constants what the step that `_step_back` takes gives."""
+    n, row, at = np.uint64(n), np.uint64(row), np.uint64(at)
+    _, _, after, scale, offset, _, attached, _, _, firing = constants
+    zero = v.dtype.type(0)
+    to_before = to_gain = to_after = to_scale = to_offset = to_threshold = 0.0
+    for j in range(n):
+        u, grad = potentials[row + j], carried[at + j]
+        fired = u > firing
+        reset = grad if fired else zero
+        spiked = slope[j] * (above[j] - attached * grad * (u * (after - scale) - offset))
+        delta = spiked + (scale if fired else after) * grad
+        to_before += delta * v[j]
+        to_gain += delta * x[j]
+        to_after += (grad - reset) * u
+        to_scale += reset * u
+        to_offset += reset
+        to_threshold -= spiked
+    sums[block, 0] += to_before
+    sums[block, 1] += to_gain
+    sums[block, 2] += to_after
+    sums[block, 3] += to_scale
+    sums[block, 4] += to_offset
+    sums[block, 5] += to_threshold
 
 
 @compiled

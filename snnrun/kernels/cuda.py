@@ -38,7 +38,7 @@ def forward(
 
 def backward(
     kept: tuple[Tensor, ...], grad_spikes: Tensor, grad_membrane: Tensor, p: LIFParameters
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradient as in `cpu.backward`, from what `forward` kept."""
     current, membrane = kept
     rows, hop = _steps(current)
@@ -52,15 +52,18 @@ def backward(
     elif current.dtype != membrane.dtype:
         grad_current = torch.empty(current.shape, dtype=current.dtype, device=current.device)
     units = carried.numel()
-    _backward[(triton.cdiv(units, BLOCK),)](
-        rows, membrane.detach().contiguous(), above, carried, potentials, grad_current,
+    programs = triton.cdiv(units, BLOCK)
+    tallies = (programs if p.trained else 0, len(p.recursion))
+    sums = torch.empty(tallies, dtype=torch.float64, device=current.device)
+    _backward[(programs,)](
+        rows, membrane.detach().contiguous(), above, carried, potentials, grad_current, sums,
         _constants(p, membrane.dtype, membrane.device), units, hop, above_hop, len(current),
         SURROGATE=CODES[p.surrogate.name], CUT=p.surrogate.cutoff is not None, SUM=not hop,
-        BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=False,
+        TRAINED=p.trained, BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=False,
     )  # fmt: skip
     if not hop:
         grad_current = (grad_current / len(current)).to(current.dtype).expand(current.shape)
-    return grad_current, carried
+    return grad_current, carried, sums.sum(0) if p.trained else None
 
 
 def _steps(x: Tensor) -> tuple[Tensor, int]:
@@ -70,20 +73,27 @@ def _steps(x: Tensor) -> tuple[Tensor, int]:
     return (x[:1] if expanded else x).contiguous(), 0 if expanded else 1
 
 
-@lru_cache(maxsize=256)
 def _constants(p: LIFParameters, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """What the kernels read: plain numbers would be rounded to single precision.
+    """What the kernels read: plain numbers would be rounded to single precision."""
+    return (_listed if p.trained else _cached)(p, dtype, device)
 
-    Copied to the device once; a copy in every step would wait for it.
-    """
-    firing = torch.tensor(p.threshold, dtype=dtype)
-    if p.fires_at_threshold:  # u >= threshold is u > the next number below it
-        firing = torch.nextafter(firing, torch.tensor(-torch.inf, dtype=dtype))
-    recursion = (p.leak_before, p.leak_after, p.gain, p.scale_fired, p.offset_fired, firing.item())
+
+def _listed(p: LIFParameters, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Filled on the device, so that nothing waits for it, not for trained numbers either."""
     cutoff = torch.inf if p.surrogate.cutoff is None else p.surrogate.cutoff
     attached = 0.0 if p.detach_reset else 1.0
-    slope = (p.threshold, attached, p.surrogate.width, cutoff)
-    return torch.tensor((*recursion, *slope), dtype=dtype, device=device)
+    like = torch.empty((), dtype=dtype, device=device)
+    values = (*p.recursion, attached, p.surrogate.width, cutoff)
+    constants = torch.stack(
+        [x.to(dtype) if isinstance(x, Tensor) else torch.full_like(like, x) for x in values]
+    )
+    firing = constants[5:6]
+    if p.fires_at_threshold:  # u >= threshold is u > the next number below it
+        firing = torch.nextafter(firing, torch.full_like(firing, -torch.inf))
+    return torch.cat([constants, firing])
+
+
+_cached = lru_cache(maxsize=256)(_listed)
 
 
 @triton.jit
@@ -105,9 +115,9 @@ def _forward(
 ):
     columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < units
-    before, after, gain = tl.load(constants), tl.load(constants + 1), tl.load(constants + 2)
+    before, gain, after = tl.load(constants), tl.load(constants + 1), tl.load(constants + 2)
     scale, offset = tl.load(constants + 3), tl.load(constants + 4)
-    firing = tl.load(constants + 5)
+    firing = tl.load(constants + 9)
     v = tl.load(membrane + columns, mask=inside, other=0.0)
     x = _row(current, 0, units, columns, inside, v)
     for t in range(steps):
@@ -158,6 +168,7 @@ def _backward(
     carried,
     potentials,
     grad_current,
+    sums,
     constants,
     units,
     hop,
@@ -166,15 +177,17 @@ def _backward(
     SURROGATE: tl.constexpr,
     CUT: tl.constexpr,
     SUM: tl.constexpr,
+    TRAINED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < units
-    before, after, gain = tl.load(constants), tl.load(constants + 1), tl.load(constants + 2)
+    before, gain, after = tl.load(constants), tl.load(constants + 1), tl.load(constants + 2)
     scale, offset = tl.load(constants + 3), tl.load(constants + 4)
-    firing, threshold = tl.load(constants + 5), tl.load(constants + 6)
-    attached, width = tl.load(constants + 7), tl.load(constants + 8)
-    v = tl.load(membrane + columns, mask=inside, other=0.0)
+    threshold, attached = tl.load(constants + 5), tl.load(constants + 6)
+    width, firing = tl.load(constants + 7), tl.load(constants + 9)
+    start = tl.load(membrane + columns, mask=inside, other=0.0)
+    v = start
     x = _row(current, 0, units, columns, inside, v)
     for t in range(steps):
         ahead = _row(current, tl.minimum(t + 1, steps - 1) * hop, units, columns, inside, v)
@@ -185,6 +198,9 @@ def _backward(
     tl.debug_barrier()  # the way back may give a potential to another thread of the program
     grad = tl.load(carried + columns, mask=inside, other=0.0)
     total = tl.zeros_like(grad)
+    to_before, to_gain = tl.zeros([BLOCK], tl.float64), tl.zeros([BLOCK], tl.float64)
+    to_after, to_scale = tl.zeros([BLOCK], tl.float64), tl.zeros([BLOCK], tl.float64)
+    to_offset, to_threshold = tl.zeros([BLOCK], tl.float64), tl.zeros([BLOCK], tl.float64)
     u = _row(potentials, steps - 1, units, columns, inside, grad)
     above = _row(grad_spikes, (steps - 1) * above_hop, units, columns, inside, grad)
     for back in range(steps):
@@ -195,10 +211,18 @@ def _backward(
         )
         slope = _slope(u - threshold, width, SURROGATE)
         if CUT:
-            slope = tl.where(tl.abs(u - threshold) < tl.load(constants + 9), slope, 0.0)
+            slope = tl.where(tl.abs(u - threshold) < tl.load(constants + 8), slope, 0.0)
         passed = tl.where(u > firing, scale, after)
         passed -= attached * slope * (u * (after - scale) - offset)
         delta = slope * above + passed * grad
+        if TRAINED:
+            left = tl.where(u_ahead > firing, u_ahead * scale + offset, u_ahead * after)
+            to_before += delta * tl.where(t > 0, left, start)
+            to_gain += delta * _row(current, t * hop, units, columns, inside, grad)
+            to_after += tl.where(u > firing, 0.0, grad * u)
+            to_scale += tl.where(u > firing, grad * u, 0.0)
+            to_offset += tl.where(u > firing, grad, 0.0)
+            to_threshold -= slope * (above - attached * grad * (u * (after - scale) - offset))
         grad = delta * before
         if SUM:
             total += delta * gain
@@ -206,6 +230,14 @@ def _backward(
             out = (delta * gain).to(grad_current.dtype.element_ty)
             tl.store(grad_current + tl.cast(t, tl.int64) * units + columns, out, mask=inside)
         u, above = u_ahead, above_ahead
+    if TRAINED:
+        own = sums + tl.program_id(0) * 6
+        tl.store(own, tl.sum(to_before))
+        tl.store(own + 1, tl.sum(to_gain))
+        tl.store(own + 2, tl.sum(to_after))
+        tl.store(own + 3, tl.sum(to_scale))
+        tl.store(own + 4, tl.sum(to_offset))
+        tl.store(own + 5, tl.sum(to_threshold))
     if SUM:
         tl.store(grad_current + columns, total, mask=inside)
     tl.store(carried + columns, grad, mask=inside)

@@ -23,8 +23,11 @@ def forward(
 
     Returns:
         Spikes [T', B, ...], the membrane [B, ...] after the last step, and what to keep: the
-        potentials u [T', B, ...] at which the units decided to fire.
+        potentials u [T', B, ...] at which the units decided to fire; for trained constants also
+        the current and the membrane before the first step.
     """
+    start, inputs = membrane, p.trained
+    p = p.fixed()
     spikes = torch.empty(current.shape, dtype=current.dtype, device=current.device)
     potentials = torch.empty_like(spikes) if keep else None
     for t, x in enumerate(current.unbind()):
@@ -32,7 +35,9 @@ def forward(
         spikes[t] = fired
         if potentials is not None:
             potentials[t] = u
-    return spikes, membrane, () if potentials is None else (potentials,)
+    if potentials is None:
+        return spikes, membrane, ()
+    return spikes, membrane, (potentials, current, start) if inputs else (potentials,)
 
 
 def step(x: Tensor, membrane: Tensor, p: LIFParameters) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,16 +48,17 @@ def step(x: Tensor, membrane: Tensor, p: LIFParameters) -> tuple[Tensor, Tensor,
     """
     u = membrane * p.leak_before + x * p.gain
     fired = _fires(u, p)
-    return u, fired, torch.where(fired, u * p.scale_fired + p.offset_fired, u * p.leak_after)
+    return u, fired, _reset(u, fired, p)
 
 
 def backward(
     kept: tuple[Tensor, ...], grad_spikes: Tensor, grad_membrane: Tensor, p: LIFParameters
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Exact gradient of the surrogate graph, by the closed recursion backwards in time.
 
     With κ[t] = dv[t]/du[t]: δ[t] = ψ[t] dL/ds[t] + κ[t] dL/dv[t], dL/dv[t-1] = leak_before δ[t],
-    dL/dI[t] = gain δ[t].
+    dL/dI[t] = gain δ[t]. The constants of the recursion stand beside what they multiply, which
+    times the gradient of the left side gives theirs, summed over units and steps.
 
     Args:
         kept: what `forward` kept.
@@ -61,21 +67,49 @@ def backward(
         p: constants of the unit.
 
     Returns:
-        dL/dI [T', B, ...] and dL/dv [B, ...] before the first step.
+        dL/dI [T', B, ...], dL/dv [B, ...] before the first step, and of trained constants the
+        gradients to `LIFParameters.recursion` [6] in double precision, else None.
     """
-    (potentials,) = kept
+    potentials, *inputs = kept
     grad_current = torch.empty_like(potentials)
+    grad_constants = potentials.new_zeros(6, dtype=torch.float64) if p.trained else None
+    p = p.fixed()
     for t in reversed(range(len(potentials))):
         u = potentials[t]
         slope = p.surrogate(u - p.threshold)
         delta = slope * grad_spikes[t] + _kept_share(u, slope, p) * grad_membrane
+        if grad_constants is not None:
+            current, start = inputs
+            v = _reset(potentials[t - 1], _fires(potentials[t - 1], p), p) if t else start
+            after = _to_reset(u, slope, grad_spikes[t], grad_membrane, p)
+            grad_constants += torch.stack([_dot(delta, v), _dot(delta, current[t]), *after])
         grad_current[t] = delta * p.gain
         grad_membrane = delta * p.leak_before
-    return grad_current, grad_membrane
+    return grad_current, grad_membrane, grad_constants
+
+
+def _to_reset(
+    u: Tensor, slope: Tensor, grad_spikes: Tensor, grad_membrane: Tensor, p: LIFParameters
+) -> list[Tensor]:
+    """What a step gives to leak_after, scale_fired, offset_fired and threshold."""
+    fired = _fires(u, p).to(u.dtype)
+    above = grad_spikes
+    if not p.detach_reset:
+        above = above - grad_membrane * (u * (p.leak_after - p.scale_fired) - p.offset_fired)
+    unfired, reset = grad_membrane * (1 - fired), grad_membrane * fired
+    return [_dot(unfired, u), _dot(reset, u), _dot(reset, fired), -_dot(slope, above)]
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    return (x.double() * y.double()).sum()
 
 
 def _fires(u: Tensor, p: LIFParameters) -> Tensor:
     return u >= p.threshold if p.fires_at_threshold else u > p.threshold
+
+
+def _reset(u: Tensor, fired: Tensor, p: LIFParameters) -> Tensor:
+    return torch.where(fired, u * p.scale_fired + p.offset_fired, u * p.leak_after)
 
 
 def _kept_share(u: Tensor, slope: Tensor, p: LIFParameters) -> Tensor:

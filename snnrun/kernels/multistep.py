@@ -17,9 +17,9 @@ from snnrun.kernels.parameters import LIFParameters, State
 def lif(current: Tensor, state: State | None, parameters: LIFParameters) -> tuple[Tensor, State]:
     """Leaky integrate-and-fire units over a chunk of time.
 
-    Gradients flow to the current and to the incoming state; detach the state to truncate them.
-    Half-precision currents are integrated in single precision, where a membrane near the
-    threshold does not flip its spike by rounding; the state is then single precision, too.
+    Gradients flow to the current, to trained constants and to the incoming state; detach the state
+    to truncate them. Half-precision currents are integrated in single precision, where a membrane
+    near the threshold does not flip its spike by rounding; the state is then single precision, too.
 
     Args:
         current: [T', B, ...] input of the next T' >= 1 steps; an expanded view over time is read
@@ -47,8 +47,9 @@ def lif(current: Tensor, state: State | None, parameters: LIFParameters) -> tupl
     if state.held is not None:
         held = current[-1]
         current = torch.cat([state.held.unsqueeze(0), current[:-1]])
-    if torch.is_grad_enabled() and (current.requires_grad or state.membrane.requires_grad):
-        spikes, membrane = _LIF.apply(current, state.membrane, parameters)
+    sources = (current, state.membrane, *parameters.recursion)
+    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in sources):
+        spikes, membrane = _LIF.apply(parameters, *sources)
     else:
         backend = _backend(current)
         spikes, membrane, _ = backend.forward(current, state.membrane, parameters, keep=False)
@@ -109,8 +110,13 @@ class _LIF(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, current: Tensor, membrane: Tensor, parameters: LIFParameters
+        ctx: Any,
+        parameters: LIFParameters,
+        current: Tensor,
+        membrane: Tensor,
+        *recursion: Tensor | float,
     ) -> tuple[Tensor, Tensor]:
+        """The constants of the recursion are given beside the parameters to be in the graph."""
         backend = _backend(current)
         spikes, membrane, kept = backend.forward(current, membrane, parameters, keep=True)
         ctx.save_for_backward(*kept)
@@ -119,8 +125,12 @@ class _LIF(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, grad_spikes: Tensor, grad_membrane: Tensor
-    ) -> tuple[Tensor, Tensor, None]:
-        grads = ctx.backend.backward(ctx.saved_tensors, grad_spikes, grad_membrane, ctx.parameters)
-        return *grads, None
+    def backward(ctx: Any, grad_spikes: Tensor, grad_membrane: Tensor) -> tuple[Tensor | None, ...]:
+        grad_current, grad_before, grad_constants = ctx.backend.backward(
+            ctx.saved_tensors, grad_spikes, grad_membrane, ctx.parameters
+        )
+        needed = ctx.needs_input_grad[3:]
+        if grad_constants is None:
+            return None, grad_current, grad_before, *(None for _ in needed)
+        each = (grad if n else None for grad, n in zip(grad_constants, needed, strict=True))
+        return None, grad_current, grad_before, *each

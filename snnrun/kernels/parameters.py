@@ -1,7 +1,8 @@
 """What a multi-step kernel is told: the constants of the unit and the state it starts from."""
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -40,8 +41,10 @@ class LIFParameters:
         decay_input: the current is scaled by 1 - leak.
         leak_reset: the amount a reset removes leaks with the membrane.
         delay: steps after which a current acts, 0 or 1.
+        trained: the backward pass returns the gradients to the constants of the recursion, too.
     """
 
+    trained: ClassVar[bool] = False
     leak: float
     threshold: float
     hard: bool
@@ -77,3 +80,45 @@ class LIFParameters:
     def offset_fired(self) -> float:
         """Added where the unit fired: the value of a hard reset, or what a soft one takes off."""
         return self.rest if self.hard else self.rest - self.threshold
+
+    @property
+    def recursion(self) -> tuple[float | Tensor, ...]:
+        """The six constants of the recursion, in the order of its formulas."""
+        return (
+            self.leak_before,
+            self.gain,
+            self.leak_after,
+            self.scale_fired,
+            self.offset_fired,
+            self.threshold,
+        )
+
+    def fixed(self) -> "LIFParameters":
+        """The same in plain numbers."""
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedParameters(LIFParameters):
+    """Constants that follow from trained numbers, whose gradients come back through them.
+
+    Attributes:
+        leak: a tensor of no dimensions in double precision, with its graph.
+        threshold: another, or a plain number if it is not trained.
+    """
+
+    trained: ClassVar[bool] = True
+    leak: Tensor  # type: ignore[assignment]  # a tensor computes the constants as a float does
+    threshold: Tensor | float  # type: ignore[assignment]
+
+    def fixed(self) -> LIFParameters:
+        """The present values; waits for the device that holds them."""
+        numbers: dict[str, Any] = {name: _value(x) for name, x in vars(self).items()}
+        return LIFParameters(**numbers)
+
+
+def _value(x: Any) -> Any:
+    """A tensor's number; not one in a net of shapes alone, which counts its operations."""
+    if not isinstance(x, Tensor):
+        return x
+    return math.nan if x.is_meta else x.item()

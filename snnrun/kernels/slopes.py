@@ -39,7 +39,7 @@ def contracted(function: Callable[..., None]) -> Any:
     return kept(function, fastmath={"contract"}, **HOW)
 
 
-def summed(function: Callable[..., float]) -> Any:
+def summed(function: Callable[..., Any]) -> Any:
     """`contracted`, with sums taken in any order."""
     return kept(function, fastmath={"contract", "reassoc"}, **HOW)
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from snnrun.errors import require
+from snnrun.kernels.multistep import lif
+from snnrun.kernels.parameters import State, TrainedParameters
 from snnrun.neurons.base import Neuron, SpikingNeuron
 from snnrun.neurons.lif import check_firing
-from snnrun.neurons.spike import spike
 from snnrun.neurons.surrogate import Surrogate
 
 
@@ -71,28 +72,32 @@ class PLIFNeuron(SpikingNeuron):
         self.membrane: Tensor | None = None
 
     @property
+    def constants(self) -> TrainedParameters:
+        """What the kernels are told of the units, with the graph of what is trained."""
+        spec, threshold = self.spec, self.log_threshold
+        return TrainedParameters(
+            leak=self.leak_logit.double().sigmoid(),
+            threshold=spec.threshold if threshold is None else threshold.double().exp(),
+            hard=spec.reset == "hard",
+            rest=spec.rest,
+            surrogate=spec.surrogate,
+            detach_reset=spec.detach_reset,
+            fires_at_threshold=spec.fires_at_threshold,
+            decay_input=spec.decay_input,
+            leak_reset=True,
+            delay=0,
+        )
+
+    @property
     def threshold(self) -> float:  # type: ignore[override]  # read only: it follows the parameter
         """Present threshold."""
-        trained = self.log_threshold
-        return self.spec.threshold if trained is None else trained.exp().item()
+        return self.constants.fixed().threshold
 
     def forward(self, current: Tensor) -> Tensor:
         """Spikes [T', B, ...] of the next T' steps."""
-        spec, leak = self.spec, torch.sigmoid(self.leak_logit)
-        threshold = spec.threshold if self.log_threshold is None else self.log_threshold.exp()
-        v = torch.zeros_like(current[0]) if self.membrane is None else self.membrane
-        spikes = []
-        for x in current.unbind():
-            u = leak * v + ((1 - leak) * x if spec.decay_input else x)
-            s = spike(u - threshold, spec.surrogate, fires_at_zero=spec.fires_at_threshold)
-            fired = s.detach() if spec.detach_reset else s
-            if spec.reset == "hard":
-                v = u * (1 - fired) + spec.rest * fired
-            else:
-                v = u - (threshold - spec.rest) * fired
-            spikes.append(s)
-        self.membrane = v
-        return torch.stack(spikes)
+        before = None if self.membrane is None else State(self.membrane, None)
+        spikes, (self.membrane, _) = lif(current, before, self.constants)
+        return spikes
 
     def extra_repr(self) -> str:
         """Leak and threshold, for printing the module."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from snnrun.config import RunSpec
 from snnrun.equilibrium.solvers import fixed_point
@@ -16,11 +16,13 @@ from snnrun.errors import ConfigError
 from snnrun.kernels import eager
 from snnrun.kernels.compiling import COMPILED_FROM
 from snnrun.kernels.multistep import lif
+from snnrun.kernels.parameters import LIFParameters
 from snnrun.methods.ide import IDE
 from snnrun.methods.spide import SPIDE
 from snnrun.models.network import Chain, Network
 from snnrun.neurons.base import SpikingNeuron
 from snnrun.neurons.lif import LIFNeuron
+from snnrun.neurons.plif import PLIFNeuron
 from snnrun.verify.gradients import (
     Trainer,
     apart,
@@ -113,8 +115,8 @@ def step_by_step(bench: Bench) -> Outcome:
 
 def kernel(bench: Bench) -> Outcome:
     """Fused neuron kernel = reference kernel, spikes and gradients."""
-    unit = bench.specify().neuron.build()
-    if not isinstance(unit, LIFNeuron):
+    unit = bench.specify().neuron.build().to(bench.device)
+    if not isinstance(unit, LIFNeuron | PLIFNeuron):
         raise ConfigError("the neuron runs as plain torch, there is no other kernel")
     p = unit.constants
     torch.manual_seed(0)
@@ -122,16 +124,25 @@ def kernel(bench: Bench) -> Outcome:
     x.requires_grad_()
     spikes, state = lif(x, None, p)
     weight = torch.randn_like(spikes)
-    (grad,) = torch.autograd.grad((spikes * weight).sum(), x)
+    trained = list(unit.parameters())
+    found = torch.autograd.grad((spikes * weight).sum(), (x, *trained))
     start = torch.zeros_like(x[0])
     current = x.detach()
     if state.held is not None:  # the kernels see the input a step later
         current = torch.cat([start[None], current[:-1]])
     expected, _, kept = eager.forward(current, start, p, keep=True)
-    to_current, _ = eager.backward(kept, weight, start, p)
+    to_current, _, to_constants = eager.backward(kept, weight, start, p)
     if state.held is not None:
         to_current = torch.cat([to_current[1:], start[None]])
-    return Outcome(max(distance(spikes, expected), distance(grad, to_current)), EXACT)
+    through = () if to_constants is None else chained(unit.constants, to_constants, trained)
+    pairs = zip((spikes, *found), (expected, to_current, *through), strict=True)
+    return Outcome(max(distance(*pair) for pair in pairs), EXACT)
+
+
+def chained(p: LIFParameters, grads: Tensor, trained: list[nn.Parameter]) -> tuple[Tensor, ...]:
+    """From the gradients [6] of the recursion's constants to those of the trained numbers."""
+    graph = [(x, g) for x, g in zip(p.recursion, grads, strict=True) if isinstance(x, Tensor)]
+    return torch.autograd.grad([x for x, _ in graph], trained, [g for _, g in graph])
 
 
 def saf_is_ottt(bench: Bench) -> Outcome:

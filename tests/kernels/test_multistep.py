@@ -1,4 +1,4 @@
-"""Both kernels against a plain autograd loop, and against each other."""
+"""The kernels against a plain autograd loop, and against each other."""
 
 import itertools
 import os
@@ -13,7 +13,7 @@ import torch
 
 from snnrun.kernels import cpu, eager, multistep
 from snnrun.kernels.multistep import lif
-from snnrun.kernels.parameters import LIFParameters, State
+from snnrun.kernels.parameters import LIFParameters, State, TrainedParameters
 from snnrun.kernels.slopes import CODES, slopes
 from snnrun.neurons.surrogate import SURROGATES, Surrogate
 
@@ -54,6 +54,15 @@ OTHERS = [
 ]
 
 
+TRAINED = [
+    replace(PLAIN, threshold=0.4, rest=-0.2, hard=hard, detach_reset=detach, decay_input=decay)
+    for hard, detach, decay in itertools.product((False, True), repeat=3)
+] + [
+    replace(PLAIN, threshold=0.4, leak_reset=False, hard=hard, detach_reset=detach)
+    for hard, detach in itertools.product((False, True), repeat=2)
+]
+
+
 class Spike(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, surrogate, ties):
@@ -91,15 +100,29 @@ def currents(*shape, dtype=torch.float64, seed=0):
     return torch.where(dyadic, (x * 8).round() / 8, x).to(dtype)
 
 
-def run(function, current, p, membrane):
-    """Spikes, membrane, and the gradients of both together w.r.t. current and membrane."""
+def run(function, current, p, membrane, *trained):
+    """Spikes, membrane, and the gradients of both together w.r.t. current, membrane and more."""
     current = current.clone().requires_grad_()
     membrane = membrane.clone().requires_grad_()
     spikes, after = function(current, p, membrane)
     generator = torch.Generator().manual_seed(9)
     weight = torch.randn(spikes.shape, generator=generator, dtype=torch.float64)
     loss = (spikes * weight.to(spikes.dtype)).sum() + after.square().sum()
-    return spikes, after, *torch.autograd.grad(loss, (current, membrane))
+    return spikes, after, *torch.autograd.grad(loss, (current, membrane, *trained))
+
+
+def number(value):
+    return torch.tensor(value, dtype=torch.float64, requires_grad=True)
+
+
+def trained(p, threshold=True):
+    """The same constants with a trained leak, and threshold if asked for."""
+    limit = number(p.threshold) if threshold else p.threshold
+    return TrainedParameters(**vars(p) | {"leak": number(p.leak), "threshold": limit})
+
+
+def numbers(p):
+    return [x for x in (p.leak, p.threshold) if isinstance(x, torch.Tensor)]
 
 
 def dispatched(current, p, membrane):
@@ -137,7 +160,9 @@ def test_compiled_kernel_equals_the_eager_one(kernel, p, name, dtype, tolerance)
     x, v, above, carried = (tensor.to(device) for tensor in (x, v, above, carried))
     for each in (eager, import_module(f"snnrun.kernels.{kernel}")):
         spikes, after, kept = each.forward(x, v, p, keep=True)
-        results.append((spikes, after, *each.backward(kept, above, carried, p)))
+        *grads, to_constants = each.backward(kept, above, carried, p)
+        results.append((spikes, after, *grads))
+        assert to_constants is None  # nothing is trained, so nothing is summed
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
     for wanted, got in zip(results[0][2:], results[1][2:], strict=True):
@@ -145,10 +170,66 @@ def test_compiled_kernel_equals_the_eager_one(kernel, p, name, dtype, tolerance)
         torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance * scale)
 
 
+@pytest.mark.parametrize("name", SURROGATES)
+@pytest.mark.parametrize("p", TRAINED, ids=str)
+def test_trained_numbers_get_the_gradients_of_a_plain_autograd_loop(backend, p, name):
+    p = replace(p, surrogate=Surrogate(name=name, width=WIDTHS[name]))
+    x, v = currents(5, 3, 9), currents(3, 9, seed=1) / 2
+    for threshold in (False, True):
+        results = []
+        for function in (plain_loop, dispatched):
+            mine = trained(p, threshold)
+            results.append(run(function, x, mine, v, *numbers(mine)))
+        expected, found = results
+        assert torch.equal(expected[0], found[0]) and 0.1 < found[0].mean() < 0.9
+        for wanted, got in zip(expected[1:], found[1:], strict=True):
+            assert wanted.any()
+            torch.testing.assert_close(got, wanted, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("p", TRAINED, ids=str)
+@pytest.mark.parametrize("kernel", ["cpu", TRITON])
+def test_compiled_gradients_to_the_constants_equal_the_eager_ones_in_single_precision(kernel, p):
+    x, v = currents(6, 3, 200, dtype=torch.float32), torch.zeros(3, 200)
+    above, sums, device = torch.ones_like(x), [], TRITON_DEVICE if kernel == "cuda" else "cpu"
+    x, v, above = (tensor.to(device) for tensor in (x, v, above))
+    for each in (eager, import_module(f"snnrun.kernels.{kernel}")):
+        with torch.no_grad():
+            _, _, kept = each.forward(x, v, trained(p), keep=True)
+            sums.append(each.backward(kept, above, v, trained(p))[2])
+    assert sums[0].dtype == sums[1].dtype == torch.float64
+    torch.testing.assert_close(sums[1], sums[0], rtol=1e-6, atol=1e-6 * sums[0].abs().max().item())
+
+
+@pytest.mark.parametrize("p", TRAINED, ids=str)
+def test_between_spikes_the_gradients_are_the_slopes_of_the_membrane(backend, p):
+    """Where no potential comes near the threshold, the surrogate graph is the function's own."""
+    p = replace(p, surrogate=Surrogate(name="rectangular", width=1e-3))
+    x, v = currents(4, 2, 3).requires_grad_(), (currents(2, 3, seed=1) / 2).requires_grad_()
+
+    def after(x, v, leak, threshold):
+        mine = TrainedParameters(**vars(p) | {"leak": leak, "threshold": threshold})
+        spikes, state = lif(x, State(v, None), mine)
+        assert spikes.any()
+        return state.membrane
+
+    assert torch.autograd.gradcheck(after, (x, v, number(p.leak), number(p.threshold)))
+
+
+def test_sums_over_units_are_taken_in_double_precision(backend):
+    """Of membranes that never fire: the gradient of what is left of them to the leak."""
+    p = replace(trained(PLAIN), surrogate=Surrogate(name="rectangular", width=0.1))
+    units = 2**10 if TRITON_DEVICE == "cpu" and backend.__name__.endswith("cuda") else 2**18
+    v = torch.full((1, units), -1.1)
+    _, state = lif(torch.zeros(1, 1, units), State(v, None), p)
+    (grad,) = torch.autograd.grad(state.membrane.sum(), p.leak)
+    assert grad.item() == pytest.approx(v.double().sum().item(), rel=1e-14)
+
+
 @pytest.mark.parametrize("p", [PLAIN, replace(PLAIN, delay=1, leak_reset=False)], ids=str)
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_chunks_give_the_spikes_and_gradients_of_the_whole_sequence(backend, p, size):
-    x = currents(6, 4, 9).requires_grad_()
+    x, p = currents(6, 4, 9).requires_grad_(), trained(p)
     whole, end = lif(x, None, p)
     state, parts = None, []
     for chunk in x.split(size):
@@ -156,10 +237,11 @@ def test_chunks_give_the_spikes_and_gradients_of_the_whole_sequence(backend, p, 
         parts.append(spikes)
     chunked = torch.cat(parts)
     weight = currents(6, 4, 9, seed=5)
-    (expected,) = torch.autograd.grad((whole * weight).sum(), x)
-    (found,) = torch.autograd.grad((chunked * weight).sum(), x)
+    expected = torch.autograd.grad((whole * weight).sum(), (x, *numbers(p)))
+    found = torch.autograd.grad((chunked * weight).sum(), (x, *numbers(p)))
     assert torch.equal(chunked, whole) and torch.equal(state.membrane, end.membrane)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    for got, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_detached_state_truncates_the_gradient(backend):
@@ -170,8 +252,10 @@ def test_detached_state_truncates_the_gradient(backend):
     assert not grad[0].any() and grad[1].any()
 
 
-def test_a_current_expanded_over_time_equals_its_copy_and_is_kept_once(backend):
+@pytest.mark.parametrize("p", [PLAIN, trained(PLAIN)], ids=["fixed", "trained"])
+def test_a_current_expanded_over_time_equals_its_copy_and_is_kept_once(backend, p):
     frame = currents(4, 600).requires_grad_()
+    sources = (frame, *numbers(p))
     sizes = set()
 
     def pack(tensor):
@@ -179,12 +263,13 @@ def test_a_current_expanded_over_time_equals_its_copy_and_is_kept_once(backend):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        spikes, _ = lif(frame.expand(8, 4, 600), None, PLAIN)
-    (grad,) = torch.autograd.grad(spikes.sum(), frame)
-    copied, _ = lif(frame.repeat(8, 1, 1), None, PLAIN)
-    (expected,) = torch.autograd.grad(copied.sum(), frame)
+        spikes, _ = lif(frame.expand(8, 4, 600), None, p)
+    found = torch.autograd.grad(spikes.sum(), sources)
+    copied, _ = lif(frame.repeat(8, 1, 1), None, p)
+    expected = torch.autograd.grad(copied.sum(), sources)
     assert torch.equal(spikes, copied)
-    torch.testing.assert_close(grad, expected, rtol=0, atol=1e-12)
+    for got, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
     if backend is not eager:
         assert max(sizes) == frame.untyped_storage().nbytes()
 
@@ -201,13 +286,15 @@ def test_strided_and_expanded_inputs_are_read_right(backend):
 
 
 def test_threads_do_not_change_a_bit():
-    x, above = currents(4, 3, 1000), currents(4, 3, 1000, seed=2)
-    zeros, threads, results = torch.zeros(3, 1000, dtype=x.dtype), torch.get_num_threads(), []
+    x, above = currents(4, 3, 3000), currents(4, 3, 3000, seed=2)
+    assert x[0].numel() > 2 * cpu.BLOCK
+    zeros, threads, results = torch.zeros(3, 3000, dtype=x.dtype), torch.get_num_threads(), []
+    p = trained(PLAIN)
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            spikes, after, kept = cpu.forward(x, zeros, PLAIN, keep=True)
-            results.append((spikes, after, *cpu.backward(kept, above, zeros, PLAIN)))
+            spikes, after, kept = cpu.forward(x, zeros, p, keep=True)
+            results.append((spikes, after, *cpu.backward(kept, above, zeros, p)))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

@@ -38,8 +38,10 @@ def test_kernels_of_lif_layers(current):
     states = dict.fromkeys(("membrane", "constants", "carried", "potentials"), state)
     given = dict.fromkeys(("current", "spikes", "grad_spikes", "grad_current"), current)
     calls = [f"build(module._forward, {states | given}, {{'BLOCK': 512}})"]
+    given |= {"sums": "*fp64"}
     for code, total in [(code, False) for code in range(8)] + [(0, True)]:
-        constants = {"SURROGATE": code, "CUT": code == 5, "SUM": total, "BLOCK": 512}
+        flags = {"CUT": code == 5, "SUM": total, "TRAINED": code < 2}
+        constants = {"SURROGATE": code, **flags, "BLOCK": 512}
         calls.append(f"build(module._backward, {states | given}, {constants})")
     compiled("cuda", *calls)
 

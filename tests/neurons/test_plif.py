@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from snnrun.errors import ConfigError
+from snnrun.kernels.compiling import COMPILED_FROM
 from snnrun.neurons.plif import PLIF
+from snnrun.neurons.spike import spike
 from snnrun.neurons.surrogate import Surrogate
 
 pytestmark = pytest.mark.usefixtures("fp64")
@@ -45,6 +47,39 @@ def test_is_lif_while_nothing_was_learned(lif, variant):
     torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
 
 
+def loop(neuron, current):
+    """Spikes and last membrane by the published recursion, one torch operation after the other."""
+    spec, leak = neuron.spec, torch.sigmoid(neuron.leak_logit)
+    threshold = neuron.log_threshold.exp() if spec.train_threshold else spec.threshold
+    v, spikes = torch.zeros_like(current[0]), []
+    for x in current:
+        u = leak * v + ((1 - leak) * x if spec.decay_input else x)
+        s = spike(u - threshold, spec.surrogate, fires_at_zero=True)
+        r = s.detach() if spec.detach_reset else s
+        v = u * (1 - r) + spec.rest * r if spec.reset == "hard" else u - (threshold - spec.rest) * r
+        spikes.append(s)
+    return torch.stack(spikes), v
+
+
+@pytest.mark.parametrize("units", [9, COMPILED_FROM // 12])
+@pytest.mark.parametrize("train_threshold", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_is_trained_gets_the_gradient_of_a_plain_autograd_loop(
+    variant, train_threshold, units
+):
+    neuron = plif(leak=0.6, threshold=0.4, rest=-0.2, train_threshold=train_threshold, **variant)
+    x, weight = torch.randn(6, 2, units + 1) + 0.3, torch.randn(6, 2, units + 1)
+    expected, last = loop(neuron, x)
+    spikes = neuron(x)
+    assert torch.equal(spikes, expected)
+    results = [
+        torch.autograd.grad((s * weight).sum() + v.square().sum(), list(neuron.parameters()))
+        for s, v in ((expected, last), (spikes, neuron.membrane))
+    ]
+    for wanted, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+
+
 def test_trace_by_hand():
     neuron = plif(leak=0.5, threshold=1.0)
     assert neuron(column(0.5, 0.75, 0.25, 0.9)).flatten().tolist() == [0, 1, 0, 1]
@@ -82,6 +117,13 @@ def test_trained_threshold_follows_its_parameter():
         neuron.log_threshold.fill_(0.0)
     assert neuron.threshold == 1.0
     assert neuron(column(0.9)).item() == 0
+
+
+def test_a_layer_of_shapes_alone_gives_shapes():
+    with torch.device("meta"):
+        neuron = plif(train_threshold=True)
+        spikes = neuron(torch.empty(3, 2, 4))
+    assert spikes.shape == (3, 2, 4)
 
 
 def test_what_is_learned_is_saved_and_the_state_is_not():

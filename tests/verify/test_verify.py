@@ -18,6 +18,7 @@ CHOICES = {method: [f"method={method}"] for method in options("method")} | {
     "dsr on a pooled conv net": ["method=dsr", "model=convnet", "model.channels=[4,6]"],
     "frames": ["method=ottt", "dataset=synthetic", "dataset.frames=true", "dataset.size=[2,6,6]"],
     "feedback": ["method=sltt", "model.feedback=true"],
+    "trained numbers": ["method=tet", "neuron=plif", "neuron.train_threshold=true"],
     "no LIF": ["method=tet", "neuron=clif"],
     "bf16": ["method=tet", "hardware.precision=bf16"],
 }
