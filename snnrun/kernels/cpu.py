@@ -15,7 +15,7 @@ from torch import Tensor
 
 from snnrun.kernels.parameters import LIFParameters
 from snnrun.kernels.rows import BFLOAT16_ONE, Place, ahead, load, memory, store
-from snnrun.kernels.slopes import CODES, compiled, cut, slopes, summed
+from snnrun.kernels.slopes import compiled, cut, slopes, summed
 from snnrun.kernels.threads import spread
 
 BLOCK = 4096  # units that run together; 16 steps of their potentials take 256 KiB in fp32
@@ -58,7 +58,7 @@ def backward(
     start = membrane.detach().contiguous().numpy().reshape(-1)
     above, above_hop = _steps(grad_spikes)
     out, carried = memory(grad_current).reshape(-1), grad_before.numpy().reshape(-1)
-    constants, code = _constants(p, start.dtype), CODES[p.surrogate.name]
+    constants, code = _constants(p, start.dtype), p.surrogate.code
     sums = np.zeros((-(-start.size // BLOCK) if p.trained else 0, len(p.recursion)))
     split(
         start.size,

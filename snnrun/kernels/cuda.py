@@ -15,10 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from snnrun.kernels.parameters import LIFParameters
-from snnrun.neurons.surrogate import SURROGATES
 
 BLOCK, WARPS = 128, 1  # units and warps of one program
-CODES = {name: code for code, name in enumerate(SURROGATES)}
 
 
 def forward(
@@ -58,7 +56,7 @@ def backward(
     _backward[(programs,)](
         rows, membrane.detach().contiguous(), above, carried, potentials, grad_current, sums,
         _constants(p, membrane.dtype, membrane.device), units, hop, above_hop, len(current),
-        SURROGATE=CODES[p.surrogate.name], CUT=p.surrogate.cutoff is not None, SUM=not hop,
+        SURROGATE=p.surrogate.code, CUT=p.surrogate.cutoff is not None, SUM=not hop,
         TRAINED=p.trained, BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=False,
     )  # fmt: skip
     if not hop:

@@ -12,21 +12,6 @@ import numpy as np
 from snnrun.kernels.machine_code import kept
 
 HOW: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-CODES = {
-    name: code
-    for code, name in enumerate(
-        (
-            "triangle",
-            "rectangular",
-            "sigmoid",
-            "arctan",
-            "softsign",
-            "fast_sigmoid",
-            "piecewise_exponential",
-            "gaussian",
-        )
-    )
-}
 
 
 def compiled(function: Callable[..., None]) -> Any:

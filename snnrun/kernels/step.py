@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from snnrun.kernels.cpu import BLOCK, split
-from snnrun.kernels.slopes import CODES, compiled, contracted, cut, slopes
+from snnrun.kernels.slopes import compiled, contracted, cut, slopes
 from snnrun.neurons.surrogate import Surrogate
 
 
@@ -19,7 +19,7 @@ def through_spikes(grad: Tensor, u: Tensor, threshold: float, surrogate: Surroga
     potentials, above, below = (_flat(t) for t in (u, grad, out))
     cutoff = np.inf if surrogate.cutoff is None else surrogate.cutoff
     constants = tuple(map(potentials.dtype.type, (threshold, surrogate.width, cutoff)))
-    code = CODES[surrogate.name]
+    code = surrogate.code
     split(u.numel(), lambda lo, hi: _through(potentials, above, below, constants, code, lo, hi))
     return out
 

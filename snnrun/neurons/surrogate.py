@@ -90,6 +90,11 @@ class Surrogate:
     width: float
     cutoff: float | None = None
 
+    @property
+    def code(self) -> int:
+        """The number by which compiled kernels know the function: its place in `SURROGATES`."""
+        return list(SURROGATES).index(self.name)
+
     def __post_init__(self) -> None:
         choice("surrogate.name", self.name, tuple(SURROGATES))
         require(

@@ -14,7 +14,7 @@ import torch
 from snnrun.kernels import cpu, eager, multistep
 from snnrun.kernels.multistep import lif
 from snnrun.kernels.parameters import LIFParameters, State, TrainedParameters
-from snnrun.kernels.slopes import CODES, slopes
+from snnrun.kernels.slopes import slopes
 from snnrun.neurons.surrogate import SURROGATES, Surrogate
 
 # With TRITON_INTERPRET=0 on a machine that has a CUDA device Triton's kernels run there.
@@ -345,5 +345,5 @@ def test_compiled_slopes_equal_the_surrogates_far_from_the_threshold(name, dtype
     x[0], x[-1] = -1e6, 1e6
     found = torch.empty_like(x)
     array = x.numpy()
-    slopes(CODES[name], array, array.dtype.type(surrogate.width), found.numpy())
+    slopes(surrogate.code, array, array.dtype.type(surrogate.width), found.numpy())
     torch.testing.assert_close(found, surrogate(x), rtol=0, atol=tolerance * WIDTHS[name])
