@@ -1,17 +1,18 @@
-"""Memory of compiled kernels: stretches of it in and out, bfloat16, asking for it ahead of time.
+"""Memory of compiled kernels: values of it in and out, bfloat16, asking for it ahead of time.
 
 Stretches are given as a place and a length: a slice counts its references, which takes as long as
 a hundred units of a kernel. Places are unsigned, as one that might count from the end of its array
 is not vectorised.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 from torch import Tensor
 
 from snnrun.kernels.slopes import compiled
@@ -27,30 +28,55 @@ def memory(x: Tensor) -> np.ndarray:
     return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
 
 
+def get(values: np.ndarray, place: Place) -> float:
+    """One value of memory, widening bfloat16; for compiled code only."""
+    raise NotImplementedError
+
+
+def put(x: float, values: np.ndarray, place: Place) -> None:
+    """Write one value, rounding to the nearest bfloat16, to even of two; for compiled code only."""
+    raise NotImplementedError
+
+
+# Parameters of an overload and of what it returns are compared, annotations included.
+@overload(get)
+def _get(values: Any, place: Any) -> Callable[..., Any]:
+    def plain(values: Any, place: Any) -> Any:
+        return values[place]
+
+    def widened(values: Any, place: Any) -> Any:
+        return np.uint32(np.uint32(values[place]) << np.uint32(16)).view(np.float32)
+
+    return widened if values.dtype == types.uint16 else plain
+
+
+@overload(put)
+def _put(x: Any, values: Any, place: Any) -> Callable[..., None]:
+    def plain(x: Any, values: Any, place: Any) -> None:
+        values[place] = x
+
+    def rounded(x: Any, values: Any, place: Any) -> None:
+        bits = np.float32(x).view(np.uint32)
+        odd = (bits >> np.uint32(16)) & np.uint32(1)
+        values[place] = np.uint32(bits + odd + np.uint32(0x7FFF)) >> np.uint32(16)
+
+    return rounded if values.dtype == types.uint16 else plain
+
+
 @compiled
 def load(values: np.ndarray, place: Place, n: Place, x: np.ndarray) -> None:
-    """Read ``values[place : place + n]`` into x, widening bfloat16."""
+    """Read ``values[place : place + n]`` into x."""
     place, n = np.uint64(place), np.uint64(n)
-    if values.itemsize == 2:
-        for j in range(n):
-            x[j] = np.uint32(np.uint32(values[place + j]) << np.uint32(16)).view(np.float32)
-    else:
-        for j in range(n):
-            x[j] = values[place + j]
+    for j in range(n):
+        x[j] = get(values, place + j)
 
 
 @compiled
 def store(x: np.ndarray, values: np.ndarray, place: Place, n: Place) -> None:
-    """Write ``x[:n]`` from place on, rounding to the nearest bfloat16, to even of two."""
+    """Write ``x[:n]`` from place on."""
     place, n = np.uint64(place), np.uint64(n)
-    if values.itemsize == 2:
-        for j in range(n):
-            bits = np.float32(x[j]).view(np.uint32)
-            odd = (bits >> np.uint32(16)) & np.uint32(1)
-            values[place + j] = np.uint32(bits + odd + np.uint32(0x7FFF)) >> np.uint32(16)
-    else:
-        for j in range(n):
-            values[place + j] = x[j]
+    for j in range(n):
+        put(x[j], values, place + j)
 
 
 @compiled

@@ -14,12 +14,12 @@ from snnrun.kernels.machine_code import kept
 HOW: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
-def compiled(function: Callable[..., None]) -> Any:
+def compiled(function: Callable[..., Any]) -> Any:
     """Compile on first use, keeping the machine code on disk where there is a place for it."""
     return kept(function, **HOW)
 
 
-def contracted(function: Callable[..., None]) -> Any:
+def contracted(function: Callable[..., Any]) -> Any:
     """`compiled`, with multiply and add rounded once: faster, not bit by bit what torch does."""
     return kept(function, fastmath={"contract"}, **HOW)
 

@@ -17,6 +17,30 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return whole, ranks.average(var + (mean - whole).square())
 
 
+def normalised(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm of ``x`` [N, C, ...] by its own mean and variance per channel.
+
+    Returns:
+        What is normalised, the mean, and the unbiased variance, not a number of a single value.
+    """
+    if (
+        compiles(x, torch.float32, torch.float64, torch.bfloat16)
+        and x.is_contiguous()
+        and x.shape[2:].numel() > 1  # torch reads maps in order whose channels are innermost
+        and weight.dtype == torch.promote_types(x.dtype, torch.float32)
+    ):
+        from snnrun.kernels.batch_norm import batch_norm  # imports the compiler
+
+        return batch_norm(x, weight, bias, eps)
+    # Momentum 1 into fresh buffers yields the batch's own mean and unbiased variance.
+    mean, var = torch.zeros_like(weight), torch.zeros_like(weight)
+    # The functional form refuses one value per channel, as of a last batch of one image.
+    cudnn = torch.backends.cudnn.enabled
+    return torch.batch_norm(x, weight, bias, mean, var, True, 1.0, eps, cudnn), mean, var
+
+
 class TimeBatchNorm(nn.Module):
     """Batch norm with statistics over time, batch and space jointly (tdBN).
 
@@ -46,11 +70,7 @@ class TimeBatchNorm(nn.Module):
             )
         if ranks.several():
             return self._over_ranks(x, weight, repeats)
-        # Momentum 1 into fresh buffers yields the batch's own mean and unbiased variance.
-        mean, var = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
-        # The functional form refuses one value per channel, as of a last batch of one image.
-        cudnn = torch.backends.cudnn.enabled
-        y = torch.batch_norm(x, weight, self.bias, mean, var, True, 1.0, self.eps, cudnn)
+        y, mean, var = normalised(x, weight, self.bias, self.eps)
         self._update_running(mean, var, x.numel() // x.shape[1], repeats)
         return y
 
