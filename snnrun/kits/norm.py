@@ -12,9 +12,10 @@ NORMS = ("none", "bn", "tdbn", "sws")
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per channel of ``x`` [N, C, ...], over the rows of all ranks."""
-    var, mean = torch.var_mean(x.transpose(0, 1).flatten(1), dim=1, correction=0)
-    whole = ranks.average(mean)
-    return whole, ranks.average(var + (mean - whole).square())
+    others = (0, *range(2, x.dim()))
+    mean = ranks.average(x.mean(others))
+    centred = x - mean.view(-1, *[1] * (x.dim() - 2))
+    return mean, ranks.average(centred.square().mean(others))  # torch.var takes five times as long
 
 
 def normalised(
