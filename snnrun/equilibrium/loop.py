@@ -35,6 +35,7 @@ class Loop:
         currents: z_i [1, B, ...], in a graph.
         rates: the rates from which the currents come, in the order of the layers.
         masks: see above.
+        units: how many there are in all layers, of the whole batch.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Loop:
                 self.rates.append(rate.detach().requires_grad_())
                 self.currents.append(self.map(i, self.rates[-1]))
         self.rates.append(last)
+        self.units = sum(rate.numel() for rate in self.rates)
         self.masks = masks or [(z >= 0) & (z <= subtracted) for z in self.currents]
 
     def map(self, i: int, rate: Tensor) -> Tensor:
@@ -74,13 +76,17 @@ class Loop:
 
     def adjoint(self, i: int, beta: Tensor) -> Tensor:
         """Send ``beta`` of layer i back to the layer before it: A_i^T (m_i beta / c)."""
+        return self.back(i, self.delta(i, beta))
+
+    def back(self, i: int, delta: Tensor) -> Tensor:
+        """Send a gradient at the currents of layer i to the layer before it: A_i^T delta."""
         current, source = self.currents[i], self.rates[i - 1]
-        (sent,) = torch.autograd.grad(current, source, self.delta(i, beta), retain_graph=True)
-        return sent
+        (arriving,) = torch.autograd.grad(current, source, delta, retain_graph=True)
+        return arriving
 
     def delta(self, i: int, beta: Tensor) -> Tensor:
         """Gradient at the currents of layer i, m_i beta / c."""
-        return self.masks[i] * beta / self.subtracted
+        return (self.masks[i] * beta).div_(self.subtracted)
 
     def chain(self, beta: Tensor) -> list[Tensor]:
         """Betas of all layers from that of the last one."""
@@ -100,7 +106,7 @@ class Loop:
 
         Frees the graph: no adjoint can be taken afterwards.
         """
-        deltas = [self.delta(i, beta) / scale for i, beta in enumerate(betas)]
+        deltas = [self.delta(i, beta).div_(scale) for i, beta in enumerate(betas)]
         parts = [layer.synapse for layer in self.layers]
         if self.net.feedback is not None:
             parts.append(self.net.feedback.synapse)
@@ -116,6 +122,10 @@ class Loop:
     def residual(self) -> Tensor:
         """Mean distance of the last layer's rate from what its current makes it, |a - f(a)|."""
         return (self.rates[-1] - self._settled(-1)).abs().mean()
+
+    def rate(self) -> Tensor:
+        """Mean rate of all units."""
+        return torch.stack([r.detach().sum() for r in self.rates]).sum() / self.units
 
     def norm(self) -> float:
         """Product of the operator norms along the loop over c^L; below 1 it is a contraction."""

@@ -8,6 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from snnrun.kernels.compiling import compiles
+from snnrun.kernels.multistep import lif
+from snnrun.kernels.parameters import State
 from snnrun.kits.norm import TimeBatchNorm, moments
 from snnrun.kits.synapse import Synapse, apply, is_static
 from snnrun.models.network import Chain, Layer
@@ -52,7 +55,7 @@ def simulate(net: Chain, x: Tensor, leak: float) -> Simulation:
     """Run a fresh sequence ``x`` [T, B, ...] through a chain of plain spiking layers.
 
     Spikes pass the whole stack within a step, feedback comes one step late. Memory does not depend
-    on T: neither spikes nor a graph are kept, and the states of the net's neurons are given back.
+    on T: neither spikes nor a graph are kept, and the net's neurons carry no state.
     Masks of dropout stay in place for the stages that follow.
 
     Args:
@@ -61,39 +64,55 @@ def simulate(net: Chain, x: Tensor, leak: float) -> Simulation:
         leak: factor the membranes keep per step.
     """
     layers = layers_of(net)
+    units: list[_Units] = []
     steady = net.stem(x[:1]) if is_static(x) else None
-    sums: list[Tensor] = []
     for t in range(len(x)):
         drive = net.stem(x[t : t + 1]) if steady is None else steady
         if net.feedback is not None:
             drive = net.feedback(drive)
         for i, layer in enumerate(layers):
-            spikes = layer.neuron(drive if i == 0 else layer.synapse(drive))
-            drive = layer.post(spikes)
+            current = drive if i == 0 else layer.synapse(drive)
             if t == 0:
-                sums.append(spikes.clone())
-            else:
-                sums[i].mul_(leak).add_(spikes)
+                units.append(_Units(layer.neuron, current, leak))
+            drive = layer.post(units[i].step(current))
         if net.feedback is not None:
             net.feedback.store(drive)
-    weight = total_weight(leak, len(x))
-    potentials = [_final_potential(layer.neuron) for layer in layers]
     if net.feedback is not None:
         net.feedback.reset()
-    return Simulation(rates=[s / weight for s in sums], potentials=potentials, weight=weight)
+    weight = total_weight(leak, len(x))
+    return Simulation(
+        rates=[layer.sum.div_(weight) for layer in units],
+        potentials=[layer.membrane for layer in units],
+        weight=weight,
+    )
+
+
+class _Units:
+    """A layer of neurons without delay: membrane, last spikes, weighted sum of all spikes."""
+
+    def __init__(self, neuron: nn.Module, like: Tensor, leak: float):
+        assert isinstance(neuron, LIFNeuron) and neuron.constants.delay == 0
+        self.constants, self.leak = neuron.constants, leak
+        self.membrane, self.sum = torch.zeros_like(like), torch.zeros_like(like)
+        self.spikes = torch.empty_like(like)
+
+    def step(self, current: Tensor) -> Tensor:
+        """Spikes [1, B, ...] for one step's current; the next step may overwrite them."""
+        if compiles(self.sum[0], torch.float32, torch.float64):
+            from snnrun.kernels.averages import fire  # imports the compiler
+
+            fire(current, self.membrane, self.sum, self.spikes, self.constants, leak=self.leak)
+        else:
+            before = State(self.membrane[0], None)
+            self.spikes, after = lif(current, before, self.constants)
+            self.membrane = after.membrane.unsqueeze(0)
+            self.sum.mul_(self.leak).add_(self.spikes)
+        return self.spikes
 
 
 def layers_of(net: Chain) -> list[Layer]:
     """The layers of a chain, with their type."""
     return [cast(Layer, layer) for layer in net.layers]
-
-
-def _final_potential(neuron: nn.Module) -> Tensor:
-    """Take the membrane [1, B, ...] out of a layer of neurons."""
-    assert isinstance(neuron, LIFNeuron) and neuron.membrane is not None
-    membrane = neuron.membrane.unsqueeze(0)
-    neuron.reset()
-    return membrane
 
 
 @contextmanager

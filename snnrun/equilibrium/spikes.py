@@ -7,6 +7,7 @@ from torch import Tensor
 
 from snnrun.equilibrium.loop import Loop
 from snnrun.equilibrium.simulation import total_weight
+from snnrun.kernels.compiling import compiles
 
 
 @dataclass(kw_only=True)
@@ -46,37 +47,57 @@ def backward_stage(
         threshold: V_b.
         leak: factor the potentials keep per step.
     """
-    states = [_Couples(current, threshold, leak) for current in loop.currents]
+    states = [
+        _Couples(current, mask, loop.subtracted, threshold, leak)
+        for current, mask in zip(loop.currents, loop.masks, strict=True)
+    ]
     first, last = states[0], states[-1]
     for t in range(steps):
         arriving = drive
         if t > 0 and loop.net.feedback is not None:
-            arriving = drive + loop.adjoint(0, first.spikes)
+            arriving = drive + loop.back(0, first.sent)
         last.step(arriving)
         for i in range(len(states) - 2, -1, -1):
-            states[i].step(loop.adjoint(i + 1, states[i + 1].spikes))
+            states[i].step(loop.back(i + 1, states[i + 1].sent))
     weight = total_weight(leak, steps)
     return BackwardStage(
-        betas=[state.sum / weight for state in states],
+        betas=[state.sum.div_(weight) for state in states],
         potentials=[state.potential for state in states],
         counts=[state.count for state in states],
     )
 
 
 class _Couples:
-    """A layer of ternary couples: potential, last output, weighted sum and number of outputs."""
+    """A layer of ternary couples: potential, weighted sum and number of outputs, what was sent."""
 
-    def __init__(self, like: Tensor, threshold: float, leak: float):
-        self.threshold, self.leak = threshold, leak
-        self.potential, self.spikes, self.sum, self.count = (
-            torch.zeros_like(like) for _ in range(4)
-        )
+    def __init__(
+        self, like: Tensor, mask: Tensor, subtracted: float, threshold: float, leak: float
+    ):
+        self.mask, self.subtracted, self.threshold, self.leak = mask, subtracted, threshold, leak
+        self.potential, self.sum, self.count = (torch.zeros_like(like) for _ in range(3))
+        self.sent = torch.empty_like(like)
 
     def step(self, current: Tensor) -> None:
-        """Integrate one step and fire."""
+        """Integrate one step, fire, and send on what was fired, masked and over c."""
+        if compiles(self.sum[0], torch.float32, torch.float64):
+            from snnrun.kernels.averages import couple  # imports the compiler
+
+            couple(
+                current,
+                self.potential,
+                self.sum,
+                self.count,
+                self.mask,
+                self.sent,
+                leak=self.leak,
+                threshold=self.threshold,
+                subtracted=self.subtracted,
+            )
+            return
         u = self.potential.mul_(self.leak).add_(current)
         fired = u.abs() >= self.threshold
-        self.spikes = torch.where(fired, u.sign() * (2 * self.threshold), 0.0)
-        self.potential.sub_(self.spikes)
-        self.sum.mul_(self.leak).add_(self.spikes)
+        output = torch.where(fired, u.sign() * (2 * self.threshold), 0.0)
+        self.potential.sub_(output)
+        self.sum.mul_(self.leak).add_(output)
         self.count.add_(fired)
+        self.sent = self.mask * output / self.subtracted

@@ -35,7 +35,7 @@ def forward(
     after = membrane.detach().clone(memory_format=torch.contiguous_format)
     values, hop = _steps(current)
     out, units = memory(spikes).reshape(-1), after.numpy().reshape(-1)
-    constants = _constants(p, units.dtype)
+    constants = constants_of(p, units.dtype)
     split(units.size, lambda lo, hi: _forward(values, hop, units, out, constants, lo, hi))
     return spikes, after, (current, membrane) if keep else ()
 
@@ -58,7 +58,7 @@ def backward(
     start = membrane.detach().contiguous().numpy().reshape(-1)
     above, above_hop = _steps(grad_spikes)
     out, carried = memory(grad_current).reshape(-1), grad_before.numpy().reshape(-1)
-    constants, code = _constants(p, start.dtype), p.surrogate.code
+    constants, code = constants_of(p, start.dtype), p.surrogate.code
     sums = np.zeros((-(-start.size // BLOCK) if p.trained else 0, len(p.recursion)))
     split(
         start.size,
@@ -91,7 +91,8 @@ def _steps(x: Tensor) -> tuple[np.ndarray, int]:
     return memory((x[:1] if expanded else x).contiguous()).reshape(-1), 0 if expanded else 1
 
 
-def _constants(p: LIFParameters, dtype: np.dtype) -> tuple[np.floating, ...]:
+def constants_of(p: LIFParameters, dtype: np.dtype) -> tuple[np.floating, ...]:
+    """What the compiled steps unpack, in the type in which they compute."""
     p, kind = p.fixed(), dtype.type
     firing = kind(p.threshold)
     if p.fires_at_threshold:  # u >= threshold is u > the next number below it

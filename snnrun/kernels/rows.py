@@ -63,6 +63,17 @@ def _put(x: Any, values: Any, place: Any) -> Callable[..., None]:
     return rounded if values.dtype == types.uint16 else plain
 
 
+def flat(x: Tensor) -> np.ndarray:
+    """All memory [n] of a dense tensor, in the order in which it lies there."""
+    return memory(x.detach().as_strided((x.numel(),), (1,)))
+
+
+def laid_out(x: Tensor, like: Tensor) -> Tensor:
+    """``x`` with its values in memory in the order of those of a dense tensor of its shape."""
+    alike = x.stride() == like.stride() or (x.is_contiguous() and like.is_contiguous())
+    return x if alike else torch.empty_like(like, dtype=x.dtype).copy_(x)
+
+
 @compiled
 def load(values: np.ndarray, place: Place, n: Place, x: np.ndarray) -> None:
     """Read ``values[place : place + n]`` into x."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
+from snnrun.kernels.rows import laid_out
 from snnrun.kernels.slopes import compiled, summed
 from snnrun.kernels.threads import spread
 
@@ -38,7 +39,7 @@ class _Standardise(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         weight, gain, mean, scale = ctx.saved_tensors
-        above = grad if grad.stride() == weight.stride() else torch.empty_like(weight).copy_(grad)
+        above = laid_out(grad, weight)
         out, grad_gain = torch.empty_like(weight), torch.empty_like(gain)
         rows, grads, results = _rows(weight), _rows(above), _rows(out)
         of_rows = [t.detach().numpy() for t in (gain, mean, scale, grad_gain)]

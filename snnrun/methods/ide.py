@@ -79,10 +79,10 @@ class IDE(EquilibriumMethod):
 
     def _figures(self, loop: Loop, solution: Solution, steps: int) -> dict[str, Tensor]:
         traffic = Traffic(loop, steps, self.energy)
-        units = sum(mask.numel() for mask in loop.masks)
         return {
-            "ide/forward_rate": torch.cat([r.detach().flatten() for r in loop.rates]).mean(),
-            "ide/open_share": torch.stack([m.sum() for m in loop.masks]).sum() / units,
+            "ide/forward_rate": loop.rate(),
+            "ide/open_share": torch.stack([m.count_nonzero() for m in loop.masks]).sum()
+            / loop.units,
             "ide/equilibrium_residual": loop.residual(),
             "ide/solver_residual": torch.tensor(solution.residual),
             "ide/solver_rounds": torch.tensor(float(solution.rounds)),

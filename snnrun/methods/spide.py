@@ -131,11 +131,11 @@ class SPIDE(EquilibriumMethod):
         self, loop: Loop, backward: BackwardStage, residual: Tensor, steps: int
     ) -> dict[str, Tensor]:
         traffic = Traffic(loop, steps, self.energy)
-        counts = torch.cat([count.flatten(2) for count in backward.counts], dim=2)[0]
+        fired = torch.stack([count[0].flatten(1).sum(1) for count in backward.counts]).sum(0)  # [B]
         return {
-            "spide/forward_rate": torch.cat([r.detach().flatten() for r in loop.rates]).mean(),
-            "spide/backward_rate": counts.mean() / self.backward_steps,
-            "spide/silent_share": (counts.sum(1) == 0).to(counts.dtype).mean(),
+            "spide/forward_rate": loop.rate(),
+            "spide/backward_rate": fired.sum() / (loop.units * self.backward_steps),
+            "spide/silent_share": (fired == 0).to(fired.dtype).mean(),
             "spide/equilibrium_residual": loop.residual(),
             "spide/backward_residual": residual,
             "spide/training_energy_uj": traffic.of_spikes(backward.counts),

@@ -1,0 +1,122 @@
+"""One step of units of which only the average output is wanted, compiled for the CPU.
+
+What takes torch a pass over memory per operation takes one in all. Products and sums are rounded
+one by one and in torch's order, so results are those of torch bit by bit.
+
+All tensors of a call have one shape. What a step changes is dense and laid out alike.
+"""
+
+import numpy as np
+from torch import Tensor
+
+from snnrun.kernels.cpu import constants_of, split
+from snnrun.kernels.parameters import LIFParameters
+from snnrun.kernels.rows import Place, flat, laid_out
+from snnrun.kernels.slopes import compiled
+
+
+def fire(
+    current: Tensor,
+    membrane: Tensor,
+    total: Tensor,
+    spikes: Tensor,
+    p: LIFParameters,
+    *,
+    leak: float,
+) -> None:
+    """One step of the recursion that `LIFParameters` states, without its delay.
+
+    Args:
+        current: laid out in any way.
+        membrane: after the last reset; becomes that after this one.
+        total: leak-weighted sum of the spikes, to which this step's are added.
+        spikes: where to write this step's, 0 or 1.
+        p: constants of the units.
+        leak: that of the sum.
+    """
+    current = laid_out(current, membrane)
+    arrays = [flat(t) for t in (current, membrane, total, spikes)]
+    dtype = arrays[0].dtype
+    constants, kept = constants_of(p, dtype), dtype.type(leak)
+    split(membrane.numel(), lambda lo, hi: _fire(*arrays, constants, kept, lo, hi))
+
+
+def couple(
+    current: Tensor,
+    potential: Tensor,
+    total: Tensor,
+    count: Tensor,
+    mask: Tensor,
+    sent: Tensor,
+    *,
+    leak: float,
+    threshold: float,
+    subtracted: float,
+) -> None:
+    """One step of ternary couples, which output 2 threshold with their sign and subtract it.
+
+    Args:
+        current: laid out in any way.
+        potential: after the last reset, before the leak; becomes that after this one.
+        total: leak-weighted sum of the outputs, to which this step's are added.
+        count: number of outputs of either sign.
+        mask: booleans, which units send anything on; laid out in any way.
+        sent: where to write this step's outputs, masked and divided by ``subtracted``.
+        leak: factor the potential and the sum keep per step.
+        threshold: size of the potential at which a couple fires.
+        subtracted: see ``sent``.
+    """
+    current, mask = laid_out(current, potential), laid_out(mask, potential)
+    arrays = [flat(t) for t in (current, potential, total, count, mask, sent)]
+    kind = arrays[0].dtype.type
+    constants = [kind(c) for c in (leak, threshold, 2 * threshold, subtracted)]
+    split(potential.numel(), lambda lo, hi: _couple(*arrays, *constants, lo, hi))
+
+
+@compiled
+def _fire(
+    current: np.ndarray,
+    membrane: np.ndarray,
+    total: np.ndarray,
+    spikes: np.ndarray,
+    constants: tuple[float, ...],
+    leak: float,
+    lo: Place,
+    hi: Place,
+) -> None:
+    lo, hi = np.uint64(lo), np.uint64(hi)
+    before, gain, after, scale, offset, _, _, _, _, firing = constants
+    zero, one = membrane.dtype.type(0), membrane.dtype.type(1)
+    for j in range(lo, hi):
+        u = membrane[j] * before + current[j] * gain
+        fired = u > firing
+        spike = one if fired else zero
+        membrane[j] = u * scale + offset if fired else u * after
+        total[j] = total[j] * leak + spike
+        spikes[j] = spike
+
+
+@compiled
+def _couple(
+    current: np.ndarray,
+    potential: np.ndarray,
+    total: np.ndarray,
+    count: np.ndarray,
+    mask: np.ndarray,
+    sent: np.ndarray,
+    leak: float,
+    threshold: float,
+    output: float,
+    subtracted: float,
+    lo: Place,
+    hi: Place,
+) -> None:
+    lo, hi = np.uint64(lo), np.uint64(hi)
+    zero, one = potential.dtype.type(0), potential.dtype.type(1)
+    for j in range(lo, hi):
+        u = potential[j] * leak + current[j]
+        sign = one if u >= threshold else (-one if u <= -threshold else zero)
+        potential[j] = u - sign * output
+        total[j] = total[j] * leak + sign * output
+        count[j] += abs(sign)
+        sent[j] = sign * output / subtracted if mask[j] else zero
