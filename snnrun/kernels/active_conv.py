@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from snnrun.kernels.events import Unit
-from snnrun.kernels.events_cpu import compiled
+from snnrun.kernels.machine_code import compiled
 from snnrun.kernels.threads import spread
 
 log = logging.getLogger(__name__)

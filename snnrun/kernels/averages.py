@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from snnrun.kernels.cpu import constants_of, split
+from snnrun.kernels.machine_code import compiled
 from snnrun.kernels.parameters import LIFParameters
 from snnrun.kernels.rows import Place, flat, laid_out
-from snnrun.kernels.slopes import compiled
 
 
 def fire(

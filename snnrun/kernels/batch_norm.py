@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
+from snnrun.kernels.machine_code import compiled, summed
 from snnrun.kernels.rows import Place, get, memory, put
-from snnrun.kernels.slopes import compiled, summed
 from snnrun.kernels.threads import spread
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from snnrun.kernels.machine_code import compiled, summed
 from snnrun.kernels.parameters import LIFParameters
 from snnrun.kernels.rows import BFLOAT16_ONE, Place, ahead, load, memory, store
-from snnrun.kernels.slopes import compiled, cut, slopes, summed
+from snnrun.kernels.slopes import cut, slopes
 from snnrun.kernels.threads import spread
 
 BLOCK = 4096  # units that run together; 16 steps of their potentials take 256 KiB in fp32

@@ -13,21 +13,12 @@ import torch
 from torch import Tensor
 
 from snnrun.kernels.events import Events, Incoming, Readout, Record, Unit
-from snnrun.kernels.machine_code import kept
+from snnrun.kernels.machine_code import compiled, summed
 from snnrun.kernels.threads import spread
 
 BLOCK = 16  # units looked at together for a potential near the threshold
 NO_SYNAPSE = -1.0
 LEAST_SCALE = 1e-6  # of gradients kept up to a factor; below, the factor is multiplied in
-
-
-def compiled(function: Any, **flags: Any) -> Any:
-    """Compile on first use, keeping the machine code on disk where there is a place for it."""
-    return kept(function, nogil=True, error_model="numpy", **flags)
-
-
-# Sums in any order, hence in vector registers.
-compiled_sums = partial(compiled, fastmath={"reassoc", "contract"})
 
 
 def gather(x: Tensor) -> Events | None:
@@ -299,7 +290,7 @@ def _read(
                     logits[b, c], at[b, c] = o[c], t
 
 
-@partial(compiled_sums, inline="always")
+@partial(summed, inline="always")
 def _dot_rows(
     index: np.ndarray,
     lo: int,
@@ -328,7 +319,7 @@ def _dot_rows(
         out[e] = p * scale
 
 
-@compiled_sums
+@summed
 def _backward(
     spike_index: np.ndarray,
     spike_start: np.ndarray,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from snnrun.kernels import events_cpu
 from snnrun.kernels.events import Events, Incoming, Record, Unit
-from snnrun.kernels.events_cpu import compiled
+from snnrun.kernels.machine_code import compiled
 from snnrun.kernels.threads import spread
 
 

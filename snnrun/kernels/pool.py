@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
+from snnrun.kernels.machine_code import compiled
 from snnrun.kernels.rows import load, memory, store
-from snnrun.kernels.slopes import compiled
 from snnrun.kernels.threads import spread
 
 BLOCK = 2048  # values that are read together: long loops, within the first-level cache

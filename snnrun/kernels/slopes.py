@@ -4,29 +4,9 @@ One function holds them all, chosen once per row of units, so that one compilati
 surrogate. Literals carry the type of the row: a plain one would widen the row to double precision.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
-from snnrun.kernels.machine_code import kept
-
-HOW: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-
-
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compile on first use, keeping the machine code on disk where there is a place for it."""
-    return kept(function, **HOW)
-
-
-def contracted(function: Callable[..., Any]) -> Any:
-    """`compiled`, with multiply and add rounded once: faster, not bit by bit what torch does."""
-    return kept(function, fastmath={"contract"}, **HOW)
-
-
-def summed(function: Callable[..., Any]) -> Any:
-    """`contracted`, with sums taken in any order."""
-    return kept(function, fastmath={"contract", "reassoc"}, **HOW)
+from snnrun.kernels.machine_code import compiled, contracted
 
 
 @contracted

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
+from snnrun.kernels.machine_code import compiled, summed
 from snnrun.kernels.rows import laid_out
-from snnrun.kernels.slopes import compiled, summed
 from snnrun.kernels.threads import spread
 
 

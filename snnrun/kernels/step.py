@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from snnrun.kernels.cpu import BLOCK, split
-from snnrun.kernels.slopes import compiled, contracted, cut, slopes
+from snnrun.kernels.machine_code import compiled, contracted
+from snnrun.kernels.slopes import cut, slopes
 from snnrun.neurons.surrogate import Surrogate
 
 

@@ -5,7 +5,7 @@ import numba
 import numpy as np
 import pytest
 
-from snnrun.kernels.machine_code import kept
+from snnrun.kernels.machine_code import compiled
 
 SOURCE = "def add_one(x):\n    x[0] += 1\n"
 
@@ -17,13 +17,13 @@ def process(tmp_path, monkeypatch):
     file = tmp_path / "own.py"
     file.write_text(SOURCE)
 
-    def compiled():
+    def fresh():
         spec = spec_from_file_location("own", file)
         module = module_from_spec(spec)
         spec.loader.exec_module(module)
-        return kept(module.add_one)
+        return compiled(module.add_one)
 
-    return compiled
+    return fresh
 
 
 def test_what_one_process_has_compiled_another_finds(process):
