@@ -4,25 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+import units
 
 from snnrun.kernels import eager
 from snnrun.kernels.averages import couple, fire
 from snnrun.kernels.cpu import BLOCK
-from snnrun.kernels.parameters import LIFParameters
-from snnrun.neurons.surrogate import Surrogate
 
-IF = LIFParameters(
-    leak=1.0,
-    threshold=1.0,
-    hard=False,
-    rest=0.0,
-    surrogate=Surrogate(name="sigmoid", width=4.0),
-    detach_reset=True,
-    fires_at_threshold=True,
-    decay_input=False,
-    leak_reset=True,
-    delay=0,
-)
+IF = replace(units.UNITS, leak=1.0)
 UNITS = {
     "if": IF,
     "if, symmetric reset": replace(IF, rest=-1.0),

@@ -10,10 +10,11 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from units import UNITS
 
 from snnrun.kernels import cpu, eager, multistep
 from snnrun.kernels.multistep import lif
-from snnrun.kernels.parameters import LIFParameters, State, TrainedParameters
+from snnrun.kernels.parameters import State, TrainedParameters
 from snnrun.kernels.slopes import slopes
 from snnrun.neurons.surrogate import SURROGATES, Surrogate
 
@@ -25,17 +26,12 @@ TRITON = pytest.param(
     id="triton",
 )
 WIDTHS = dict.fromkeys(SURROGATES, 1.0) | {"fast_sigmoid": 10.0, "sigmoid": 4.0, "gaussian": 0.5}
-PLAIN = LIFParameters(
+PLAIN = replace(
+    UNITS,
     leak=0.7,
-    threshold=1.0,
-    hard=False,
-    rest=0.0,
     surrogate=Surrogate(name="triangle", width=1.0),
     detach_reset=False,
     fires_at_threshold=False,
-    decay_input=False,
-    leak_reset=True,
-    delay=0,
 )
 RESETS = [
     replace(PLAIN, hard=hard, detach_reset=detach, fires_at_threshold=ties)
