@@ -1,7 +1,7 @@
 """Compiled parts of one step of LIF units on the CPU, for methods that learn step by step.
 
-What takes torch a pass over memory per operation takes one in all; units are cut into blocks that
-stay in the first-level cache.
+What takes torch a pass over memory per operation takes one in all; what is computed on the way
+stays in the cache, block by block.
 """
 
 import numpy as np
