@@ -27,7 +27,7 @@ from snnrun.equilibrium.simulation import simulate
 from snnrun.equilibrium.solvers import fixed_point
 from snnrun.equilibrium.spikes import backward_stage
 from snnrun.kits.plain import Kit
-from snnrun.measure.memory import MIB, SavedBytes
+from snnrun.measure.memory import MIB, saved_for_backward
 from snnrun.methods.equilibrium import classify, initialise
 from snnrun.models.mlp import MLP
 from snnrun.models.network import Chain
@@ -130,8 +130,7 @@ def measure(case: Case, rounds: int) -> dict[str, dict[str, float]]:
             backward()
             times[name].append((middle - start, time.process_time() - middle))
     for name, forward in METHODS.items():
-        saved = SavedBytes((*case.net.parameters(), case.x))
-        with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
+        with saved_for_backward(case.net, case.x) as saved:
             backward, own = forward(case)
             kept[name] = (saved.bytes + own) / MIB
             backward()

@@ -26,7 +26,7 @@ from snnrun.kernels.event_stack import Plan, event_stack, gather, suits
 from snnrun.kernels.events import Events, Readout, Unit, to_dense
 from snnrun.kernels.leaky import leaky
 from snnrun.kernels.parameters import LIFParameters
-from snnrun.measure.memory import MIB, SavedBytes
+from snnrun.measure.memory import MIB, counted
 from snnrun.neurons.lif import LIFNeuron
 from snnrun.neurons.surrogate import Surrogate
 from snnrun.plan import keep_freed_memory
@@ -188,9 +188,8 @@ def trained(folder: Path, batch: int = 64) -> Case:
 
 def timed(case: Case, form: Callable[[Case], Tensor]) -> tuple[float, float, float]:
     """Milliseconds forward and backward, and MiB kept in between."""
-    saved = SavedBytes(case.weights)  # the input counts where autograd holds on to it
     start = time.process_time()
-    with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
+    with counted(case.weights) as saved:  # the input counts where autograd holds on to it
         loss = F.cross_entropy(form(case), case.y)
     middle = time.process_time()
     torch.autograd.grad(loss, case.weights)

@@ -160,12 +160,13 @@ def _planned(net, run, device: str, *, bf16: bool):
     """Ours as `snnrun train` runs it on this machine."""
     import torch
 
-    from snnrun.plan import Planning
+    from snnrun.plan import CHOICES, Planning
 
-    planning = Planning(probe=True, products=None, layout=None, allocator=None, show=False)
-    plan = planning.plan(torch.device(device), torch.float32)
+    chosen = dict.fromkeys(CHOICES)
+    plan = Planning(probe=True, show=False, **chosen).plan(torch.device(device), torch.float32)
     plan.prepare()
     net.to(memory_format=plan.memory_format())
+    net.in_chunks = plan.sequences == "chunks"  # of which neurons alone take no notice
     return torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False)(run)
 
 

@@ -1,8 +1,9 @@
 """How a run computes on this machine: chosen once by a short probe, kept in the user's cache.
 
-Three choices, all of the CPU: how float32 matrix products are computed, how maps lie in memory, and
-whether the allocator hands freed memory back to the system at every step. A choice that changes
-numbers is made only if its error is bounded; fp64 runs keep torch's own products and layout.
+Four choices, all of the CPU: how float32 matrix products are computed, how maps lie in memory,
+whether the allocator hands freed memory back to the system at every step, and whether sequences
+pass a net in chunks that stay in the cache. A choice that changes numbers is made only if its error
+is bounded; fp64 runs keep torch's own products and layout.
 """
 
 import ctypes
@@ -27,14 +28,16 @@ from snnrun.errors import UserError, choice
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of the probe: raise it when plans kept in caches should be made anew
+VERSION = 3  # of the probe: raise it when plans kept in caches should be made anew
 LARGEST_ERROR = 2e-6  # of a float32 product, over its largest value; plain products have 2e-7
-GAIN = 1.05  # how much faster what is not preferred has to be
+GAIN = 1.05  # how much faster products by oneDNN have to be
+CLEAR = 1.25  # a lead in time that noise does not make
 
 CHOICES = {
     "products": ("plain", "onednn"),
     "layout": ("contiguous", "channels_last"),
     "allocator": ("return", "keep"),
+    "sequences": ("whole", "chunks"),
 }
 
 
@@ -46,12 +49,14 @@ class Plan:
         products: float32 matrix products plain, or by oneDNN (on some CPUs in lower precision).
         layout: of weights and maps of convolutions.
         allocator: keep freed memory for the next step, or return it to the system.
+        sequences: pass a net at once, or in chunks (Network.in_chunks) where the method allows it.
         error: of the chosen products, over their largest value; 0 where they were not probed.
     """
 
     products: str = "plain"
     layout: str = "contiguous"
     allocator: str = "return"
+    sequences: str = "whole"
     error: float = 0.0
 
     def __str__(self) -> str:
@@ -102,6 +107,7 @@ class Planning:
     products: str | None
     layout: str | None
     allocator: str | None
+    sequences: str | None
     show: bool
 
     def __post_init__(self) -> None:
@@ -115,7 +121,7 @@ class Planning:
         if self.probe and device.type == "cpu":
             probed = _kept(torch.get_num_threads())
             if dtype != torch.float32:
-                probed = Plan(allocator=probed.allocator)
+                probed = Plan(allocator=probed.allocator, sequences=probed.sequences)
         asked = {key: getattr(self, key) for key in CHOICES}
         plan = replace(probed, **{k: v for k, v in asked.items() if v is not None})
         return plan if plan.products == probed.products else replace(plan, error=0.0)
@@ -168,7 +174,9 @@ def probe() -> Plan:
         torch.set_rng_state(state)
     glibc = platform.libc_ver()[0] == "glibc"
     allocator = "keep" if glibc else "return"
-    return Plan(products=products, layout=layout, allocator=allocator, error=error)
+    return Plan(
+        products=products, layout=layout, allocator=allocator, sequences="chunks", error=error
+    )
 
 
 def _probe_products() -> tuple[str, float]:
@@ -202,7 +210,7 @@ def _probe_layout() -> str:
         weight = torch.randn(32, 16, 3, 3).contiguous(memory_format=layout).requires_grad_()
         seconds[name] = _seconds(partial(block, x, weight))
     # Level in single precision they are not in bfloat16, which likes its channels innermost.
-    faster = seconds["contiguous"] * GAIN < seconds["channels_last"]
+    faster = seconds["contiguous"] * CLEAR < seconds["channels_last"]
     return "contiguous" if faster else "channels_last"
 
 

@@ -20,6 +20,7 @@ from snnrun.errors import UserError
 from snnrun.folders import owned, writing
 from snnrun.inheritance import load_best
 from snnrun.interrupt import Interrupt
+from snnrun.kits.norm import OVER_STEPS
 from snnrun.loop import Loop
 from snnrun.measure.health import Health
 from snnrun.measure.latency import StepTimer
@@ -53,6 +54,8 @@ def build_net(spec: RunSpec, device: torch.device) -> tuple[Network, Network]:
     )
     if spec.method.channels_last:
         net = net.to(memory_format=spec.hardware.chosen().memory_format())
+    if spec.method.in_chunks and spec.norm not in OVER_STEPS:
+        net.in_chunks = spec.hardware.chosen().sequences == "chunks"
     plain.load_state_dict(net.state_dict(), assign=True)
     return net, plain
 

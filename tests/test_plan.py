@@ -5,8 +5,8 @@ import torch
 
 from snnrun import plan as plans
 from snnrun.errors import ConfigError, UserError
-from snnrun.plan import LARGEST_ERROR, Plan, Planning, probe
-from snnrun.run import execute
+from snnrun.plan import CHOICES, LARGEST_ERROR, Plan, Planning, probe
+from snnrun.run import build_net, execute
 
 CPU = torch.device("cpu")
 
@@ -20,12 +20,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 def planning(**keys):
-    return Planning(
-        **(
-            {"probe": True, "products": None, "layout": None, "allocator": None, "show": False}
-            | keys
-        )
-    )
+    return Planning(**({"probe": True, "show": False} | dict.fromkeys(CHOICES) | keys))
 
 
 def test_probe_bounds_the_error_and_leaves_torch_as_it_was():
@@ -79,7 +74,7 @@ def test_another_plan_is_refused_on_resume_with_the_key_to_add():
 
 
 def test_a_plan_reads_as_its_choices_and_the_error_if_it_was_probed():
-    text = "products onednn, layout contiguous, allocator keep"
+    text = "products onednn, layout contiguous, allocator keep, sequences whole"
     assert str(Plan(products="onednn", allocator="keep")) == text
     assert str(Plan(products="onednn", allocator="keep", error=2e-7)).startswith(text)
     assert str(Plan(error=2e-7)).endswith("error of products 2.0e-07")
@@ -94,3 +89,21 @@ def test_a_run_shows_its_plan_if_asked_to(
     plan = ("hardware=cpu", "hardware.plan.layout=channels_last", f"hardware.plan.show={show}")
     execute(specified(*small, *plan))
     assert ("layout channels_last" in capsys.readouterr().err) is show
+
+
+@pytest.mark.parametrize(
+    ("overrides", "in_chunks"),
+    [
+        (("method=bptt", "model.norm=sws"), True),
+        (("method=tet", "model.norm=none"), True),
+        (("method=bptt", "model.norm=bn"), False),
+        (("method=tet", "model.norm=tdbn"), False),
+        (("method=dsr", "model.norm=none"), False),
+        (("method=bptt", "model.norm=sws", "hardware.plan.sequences=whole"), False),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_sequences_are_cut_where_the_gradient_stays_the_same(specified, overrides, in_chunks):
+    plan = ("hardware=cpu", "hardware.plan.sequences=chunks", "dataset=synthetic")
+    net, _ = build_net(specified(*plan, *overrides), CPU)
+    assert net.in_chunks is in_chunks

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from snnrun.kernels.machine_code import compiled, summed
-from snnrun.kernels.rows import Place, get, memory, put
+from snnrun.kernels.rows import Place, empty, get, memory, put
 from snnrun.kernels.threads import spread
 
 
@@ -45,7 +45,7 @@ class _BatchNorm(Function):
         mean = (first + distance).to(weight.dtype)
         var = (biased * n / (n - 1)).to(weight.dtype)
         scale = (biased + eps).rsqrt().to(weight.dtype)
-        out = torch.empty_like(x)
+        out = empty(x.shape, x.dtype)
         _run(_normalise, (x, out), (mean, weight * scale, bias))
         ctx.save_for_backward(x, weight, mean, scale)
         ctx.mark_non_differentiable(mean, var)
@@ -59,7 +59,7 @@ class _BatchNorm(Function):
         dL/dx = weight r (G - sum(G) / n - c r² G·c / n), dL/dweight = r G·c and dL/dbias = sum(G).
         """
         x, weight, mean, scale = ctx.saved_tensors
-        above, out, n = grad.contiguous(), torch.empty_like(x), x.numel() // x.shape[1]
+        above, out, n = grad.contiguous(), empty(x.shape, x.dtype), x.numel() // x.shape[1]
         share, along = _means(above, torch.zeros_like(mean), x, mean)
         pull = along * scale.square()
         _run(_pass_down, (x, above, out), (mean, weight * scale, share, pull))

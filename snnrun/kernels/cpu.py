@@ -15,7 +15,7 @@ from torch import Tensor
 
 from snnrun.kernels.machine_code import compiled, summed
 from snnrun.kernels.parameters import LIFParameters
-from snnrun.kernels.rows import BFLOAT16_ONE, Place, ahead, load, memory, store
+from snnrun.kernels.rows import BFLOAT16_ONE, Place, ahead, empty, load, memory, store
 from snnrun.kernels.slopes import cut, slopes
 from snnrun.kernels.threads import spread
 
@@ -32,7 +32,7 @@ def forward(
 
     What is kept is the current and the membrane before the first step.
     """
-    spikes = torch.empty(current.shape, dtype=current.dtype)
+    spikes = empty(current.shape, current.dtype)
     after = membrane.detach().clone(memory_format=torch.contiguous_format)
     values, hop = _steps(current)
     out, units = memory(spikes).reshape(-1), after.numpy().reshape(-1)
@@ -54,7 +54,7 @@ def backward(
     values, hop = _steps(current)
     # The sum over the steps of an expanded current is taken in full precision.
     dtype = current.dtype if hop else membrane.dtype
-    grad_current = torch.empty((len(current) if hop else 1, *current.shape[1:]), dtype=dtype)
+    grad_current = empty((len(current) if hop else 1, *current.shape[1:]), dtype)
     grad_before = grad_membrane.clone(memory_format=torch.contiguous_format)
     start = membrane.detach().contiguous().numpy().reshape(-1)
     above, above_hop = _steps(grad_spikes)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from snnrun.kernels.machine_code import compiled
-from snnrun.kernels.rows import load, memory, store
+from snnrun.kernels.rows import empty, load, memory, store
 from snnrun.kernels.threads import spread
 
 BLOCK = 2048  # values that are read together: long loops, within the first-level cache
@@ -50,8 +50,10 @@ class _Halve(Function):
 
 
 def _maps(shape: tuple[int, int, int, int], inner: int, dtype: torch.dtype) -> Tensor:
-    layout = torch.contiguous_format if inner == 1 else torch.channels_last
-    return torch.empty(shape, dtype=dtype, memory_format=layout)
+    n, channels, height, width = shape
+    if inner == 1:
+        return empty(shape, dtype)
+    return empty((n, height, width, channels), dtype).movedim(-1, 1)
 
 
 def _run(kernel: Any, whole: Tensor, half: Tensor, inner: int) -> None:

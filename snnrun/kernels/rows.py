@@ -5,7 +5,8 @@ a hundred units of a kernel. Places are unsigned, as one that might count from t
 is not vectorised.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,19 @@ def _put(x: Any, values: Any, place: Any) -> Callable[..., None]:
         values[place] = np.uint32(bits + odd + np.uint32(0x7FFF)) >> np.uint32(16)
 
     return rounded if values.dtype == types.uint16 else plain
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A contiguous tensor with no values yet, in memory that glibc can give again once freed.
+
+    torch asks for aligned memory, around which glibc keeps a few bytes for other uses: the hole
+    that is left is too small for the next tensor of the same size, and the process grows. Here
+    the alignment is taken from within an ordinary piece of memory.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    piece = np.empty(size + LINE, np.uint8)
+    start = -piece.ctypes.data % LINE
+    return torch.from_numpy(piece[start : start + size]).view(dtype).view(torch.Size(shape))
 
 
 def flat(x: Tensor) -> np.ndarray:

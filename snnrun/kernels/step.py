@@ -5,11 +5,11 @@ stays in the cache, block by block.
 """
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from snnrun.kernels.cpu import BLOCK, split
 from snnrun.kernels.machine_code import compiled, contracted
+from snnrun.kernels.rows import empty
 from snnrun.kernels.slopes import cut, slopes
 from snnrun.neurons.surrogate import Surrogate
 
@@ -48,7 +48,7 @@ def integrate_and_fire(
 
 
 def _like(x: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+    return empty(x.shape, x.dtype)
 
 
 def _flat(x: Tensor) -> np.ndarray:

@@ -8,6 +8,7 @@ from snnrun import ranks
 from snnrun.kernels.compiling import compiles
 
 NORMS = ("none", "bn", "tdbn", "sws")
+OVER_STEPS = ("bn", "tdbn")  # whose statistics in training are over all steps
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:

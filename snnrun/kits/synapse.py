@@ -2,6 +2,7 @@
 
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
@@ -97,6 +98,14 @@ class Synapse(nn.Module):
             y = self.norm(y, repeats)
         y = y.unflatten(0, x.shape[:2])
         return y if repeats == 1 else repeat(y, steps)
+
+    def units(self, x: Tensor) -> int:
+        """Number of values of one step's current for inputs ``x`` [T', B, ...], by its shape."""
+        if isinstance(self.op, nn.Linear):
+            return x.shape[1] * self.op.out_features
+        frame = torch.empty(1, *x.shape[2:], device="meta")
+        weight = torch.empty_like(self.op.weight, device="meta")
+        return x.shape[1] * apply(self.op, frame, weight, None).numel()
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of one plain op equal to this synapse in evaluation mode."""

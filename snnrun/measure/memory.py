@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
+
+from snnrun.kernels.saved import Hooks, saved_through
 
 log = logging.getLogger(__name__)
 
@@ -71,14 +72,22 @@ def saved_for_backward(net: nn.Module, x: Tensor) -> Iterator[SavedBytes]:
     Each storage counts once, in full and however many views of it are kept, until the last node
     that needs it is freed. So a method that goes backward at every step is charged for one step,
     and one that goes backward at the end for all of them. Parameters, buffers and the input batch
-    are not counted: they are there whatever the method. The figure is the same on every machine.
+    are not counted: they are there whatever the method. On a CPU, spikes of large layers count a
+    bit each in the graph of a whole sequence (Network.forward), as they are kept so.
 
     Args:
         net: the net in training.
         x: the input batch; an encoded or cast copy made by the method does count.
     """
-    saved = SavedBytes((*net.parameters(), *net.buffers(), x))
-    with saved_tensors_hooks(saved.pack, saved.unpack):
+    with counted((*net.parameters(), *net.buffers(), x)) as saved:
+        yield saved
+
+
+@contextmanager
+def counted(resident: Iterable[Tensor]) -> Iterator[SavedBytes]:
+    """Count what autograd keeps beside the storages of ``resident``."""
+    saved = SavedBytes(resident)
+    with saved_through(lambda _: Hooks(saved.pack, saved.unpack)):
         yield saved
 
 

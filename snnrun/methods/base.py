@@ -138,7 +138,8 @@ class Method(ABC):
     ``norms`` lists the normalisations it can train, the first is its ``auto`` choice; ``needs``
     and ``refuses`` name features of the model (see Model.features), ``refuses`` with the reason.
     ``channels_last`` says that its parts take maps in that memory layout without copying them,
-    ``takes_bf16`` that it trains with matrix products in bfloat16.
+    ``takes_bf16`` that it trains with matrix products in bfloat16, ``in_chunks`` that its gradient
+    is the same where a sequence passes the net chunk by chunk.
     """
 
     norms: ClassVar[tuple[str, ...]] = ("none",)
@@ -146,6 +147,7 @@ class Method(ABC):
     refuses: ClassVar[dict[str, str]] = {}
     channels_last: ClassVar[bool] = False
     takes_bf16: ClassVar[bool] = False
+    in_chunks: ClassVar[bool] = False
 
     name: str
     timesteps: int

@@ -22,6 +22,7 @@ class BPTT(Method):
     norms: ClassVar[tuple[str, ...]] = ("tdbn", "bn", "sws", "none")
     channels_last: ClassVar[bool] = True
     takes_bf16: ClassVar[bool] = True
+    in_chunks: ClassVar[bool] = True
 
     segments: int
 

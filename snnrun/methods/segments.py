@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from snnrun.errors import require
+from snnrun.kernels.saved import spikes_as_bits
+from snnrun.kits.norm import OVER_STEPS
 from snnrun.kits.stepwise import Once
-from snnrun.kits.synapse import is_static, repeat
 from snnrun.methods.base import Method, StepOutput, Update, sequence_step
 from snnrun.models.network import Network
 from snnrun.neurons.base import Stateful
@@ -21,7 +22,7 @@ from snnrun.neurons.base import Stateful
 Border = list[Tensor | None]  # of all that a net carries, in the order of `_carried`
 
 _WHOLE = "its statistics are over all steps, not over a segment; use model.norm=sws or none"
-REFUSES = {"bn": _WHOLE, "tdbn": _WHOLE}
+REFUSES = dict.fromkeys(OVER_STEPS, _WHOLE)
 
 
 def check_segments(segments: int, timesteps: int) -> None:
@@ -53,7 +54,7 @@ def learn_sequence(
     update.zero()
     net.reset()
     once = Once(net)
-    run = _runner(net, x, once)
+    run = net.runner(x, once)
     chunks = x.split(len(x) // segments)
     borders, outputs = _look_ahead(net, run, chunks)
     loss = loss_of(outputs)
@@ -68,14 +69,6 @@ def learn_sequence(
         logits=method.decode(outputs.detach()),
         kept_bytes=kept + _bytes(once.tensors()),
     )
-
-
-def _runner(net: Network, x: Tensor, once: Once) -> Callable[[Tensor], Tensor]:
-    """What continues the sequence by a chunk; a static input passes the stem once for all."""
-    if not is_static(x):
-        return net.advance
-    current = once(net.stem(x[:1]))
-    return lambda chunk: net.body(repeat(current, len(chunk)))
 
 
 @torch.no_grad()
@@ -105,7 +98,9 @@ def _backward(
         border = borders.pop()
         for (part, name), value in zip(_carried(net), border, strict=True):
             setattr(part, name, value)
-        ends = zip([run(chunk), *_state(net)], [grad_output, *grad_state], strict=True)
+        with spikes_as_bits(chunk):
+            output = run(chunk)
+        ends = zip([output, *_state(net)], [grad_output, *grad_state], strict=True)
         reached = [(t, g) for t, g in ends if t is not None and t.requires_grad and g is not None]
         torch.autograd.backward([t for t, _ in reached], [g for _, g in reached])
         grad_state = [None if t is None else t.grad for t in border]

@@ -34,6 +34,7 @@ class TET(Method):
     norms: ClassVar[tuple[str, ...]] = ("bn", "tdbn", "sws", "none")
     channels_last: ClassVar[bool] = True
     takes_bf16: ClassVar[bool] = True
+    in_chunks: ClassVar[bool] = True
 
     lamb: float
     phi: float

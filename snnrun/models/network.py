@@ -1,14 +1,19 @@
 """Networks: a stem that turns the input into current, a body that turns current into outputs."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from snnrun.kernels.saved import spikes_as_bits
 from snnrun.kits.plain import Feedback, reset
-from snnrun.kits.synapse import Synapse
+from snnrun.kits.synapse import Synapse, is_static, repeat
+
+CACHED = 4 * 2**20  # bytes of the first current, the widest as a rule, that stay in the cache
+SHORTEST = 4  # steps of a chunk; what a chunk costs by itself takes over below
 
 
 class Network(nn.Module, ABC):
@@ -16,7 +21,13 @@ class Network(nn.Module, ABC):
 
     Called as a module it begins a new sequence; ``advance`` continues the current one. A whole
     sequence in one call and step by step give the same spikes.
+
+    Attributes:
+        in_chunks: a sequence passes in chunks that stay in the cache. Same spikes and gradients up
+            to the order in which sums are taken; not for norms with statistics over all steps.
     """
+
+    in_chunks: bool = False
 
     @property
     @abstractmethod
@@ -38,7 +49,39 @@ class Network(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Run a fresh sequence ``x`` [T, B, ...]."""
         self.reset()
-        return self.advance(x)
+        with spikes_as_bits(x):
+            chunks = self._chunks(x)
+            if chunks == 1:
+                return self.advance(x)
+            run = self.runner(x)
+            return torch.cat([run(chunk) for chunk in x.tensor_split(chunks)])
+
+    def runner(
+        self, x: Tensor, once: Callable[[Tensor], Tensor] = lambda current: current
+    ) -> Callable[[Tensor], Tensor]:
+        """What continues the sequence ``x`` by a chunk of it; a static one passes the stem once.
+
+        Args:
+            x: [T, B, ...].
+            once: applied to the current [1, B, ...] of a static sequence.
+        """
+        if not is_static(x):
+            return self.advance
+        current = once(self.stem(x[:1]))
+        return lambda chunk: self.body(repeat(current, len(chunk)))
+
+    def _chunks(self, x: Tensor) -> int:
+        """How many chunks, of nearly equal length, the sequence ``x`` is cut into."""
+        most = len(x) // SHORTEST
+        if not self.in_chunks or most < 2:
+            return 1
+        size = len(x) * self.stem.units(x) * _of_currents(x).itemsize
+        return min(most, math.ceil(size / CACHED))
+
+
+def _of_currents(x: Tensor) -> torch.dtype:
+    lower = torch.is_autocast_enabled(x.device.type)
+    return torch.get_autocast_dtype(x.device.type) if lower else x.dtype
 
 
 class Layer(nn.Module):

@@ -18,7 +18,7 @@ from snnrun.kernels import event_stack as event_stack_module
 from snnrun.kernels.event_stack import Plan, backend, event_stack, gather
 from snnrun.kernels.events import Events, Incoming, Readout, Record, Unit, from_mask, rows, to_dense
 from snnrun.kernels.events_torch import compact
-from snnrun.measure.memory import SavedBytes
+from snnrun.measure.memory import counted
 
 LIF = Unit(leak=0.9, synapse=None, threshold=1.0, drop=1.0, window=0.2, steepness=100.0)
 CUBA = replace(LIF, leak=0.85, synapse=0.7)
@@ -274,8 +274,7 @@ def test_threshold_itself_does_not_fire_and_has_slope_one_and_the_edge_is_inacti
 def test_kept_bytes_are_those_of_the_lists(kernel):
     x, weights, p = spike_train(torch.float32), net(torch.float32), plan(kernel)
     arrived = gather(x, kernel)
-    saved = SavedBytes(weights)
-    with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
+    with counted(weights) as saved:
         out = event_stack(arrived, B, weights, p)
     records = [
         compact(v.transpose(0, 1), LIF)

@@ -89,6 +89,44 @@ def test_chunks_agree_in_training_too_when_no_batch_is_normalised(build, name):
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
 
 
+# 512 kB in the first current of a step: 12 steps of it are more than stay in the cache
+WIDE = {
+    "mlp": MLP(name="mlp", norm="auto", hidden=[1024, 20], dropout=0.0, feedback=False),
+    "mlp with feedback": MLP(name="mlp", norm="auto", hidden=[1024, 20], dropout=0, feedback=True),
+    "convnet with dropout": ConvNet(
+        name="convnet", norm="auto", channels=[16, 8], hidden=[10], pool="average", dropout=0.4
+    ),
+}
+
+
+@pytest.mark.parametrize("static", [True, False], ids=["static", "varying"])
+@pytest.mark.parametrize("name", WIDE)
+def test_a_net_cuts_long_sequences_by_itself_and_the_gradient_is_the_same(build, name, static):
+    net = build(WIDE[name], "sws").train()
+    x = torch.randn(1 if static else 12, 64, *SHAPE).expand(12, -1, -1, -1, -1)
+    lengths: list[int] = []
+    net.stem.register_forward_hook(lambda _, args, __: lengths.append(len(args[0])))
+    found = []
+    for net.in_chunks in (False, True):
+        torch.manual_seed(1)
+        outputs = net(x)
+        outputs[-1].square().sum().backward()
+        found.append([outputs, *(p.grad for p in net.parameters())])
+        net.zero_grad()
+    assert lengths == [12, *([1] if static else [6, 6])]
+    torch.testing.assert_close(*found, rtol=1e-11, atol=1e-13)
+
+
+def test_a_short_sequence_stays_whole(build):
+    net = build(WIDE["mlp"], "sws")
+    net.in_chunks = True
+    lengths: list[int] = []
+    net.stem.register_forward_hook(lambda _, args, __: lengths.append(len(args[0])))
+    net(torch.randn(7, 64, *SHAPE))
+    net(torch.randn(64, 1, *SHAPE))
+    assert lengths == [7, 64]
+
+
 def test_static_input_gives_the_outputs_of_its_copies(build, model):
     net = build(model)
     x = torch.randn(1, BATCH, *SHAPE).expand(STEPS, BATCH, *SHAPE)

@@ -1,0 +1,93 @@
+"""Spikes that autograd keeps in a bit each come back as they were; others are kept as they are."""
+
+import pytest
+import torch
+
+from snnrun.kernels.bits import BLOCK, PER_BYTE, pack, unpack
+from snnrun.kernels.compiling import COMPILED_FROM
+from snnrun.kernels.saved import spikes_as_bits
+from snnrun.measure.memory import counted
+
+SHAPES = {
+    "whole blocks": (2, 4, BLOCK * PER_BYTE),
+    "an end within a block": (3, 5, 1000 * PER_BYTE + 8),
+}
+
+
+@pytest.fixture(params=[torch.float32, torch.float64, torch.bfloat16], ids=str)
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def spikes(*shape, dtype=torch.float32, amplitude=1.0, rate=0.3):
+    torch.manual_seed(0)
+    return (torch.rand(shape) < rate).to(dtype) * amplitude
+
+
+@pytest.mark.parametrize("amplitude", [1.0, 2.74])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_spikes_come_back_exactly_and_take_a_bit_each(shape, amplitude, dtype, threads):
+    x = spikes(*shape, dtype=dtype, amplitude=amplitude)
+    packed = pack(x)
+    assert packed.bits.nbytes == x.numel() / 8
+    back = unpack(packed)
+    assert torch.equal(back, x)
+    assert back.dtype == x.dtype
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_all_or_none_may_fire(rate):
+    x = spikes(4, 8192, rate=rate)
+    assert torch.equal(unpack(pack(x)), x)
+
+
+def test_maps_keep_their_layout():
+    x = spikes(4, 16, 20, 20).contiguous(memory_format=torch.channels_last)
+    back = unpack(pack(x))
+    assert torch.equal(back, x)
+    assert back.stride() == x.stride()
+
+
+@pytest.mark.parametrize("place", [0, 1, 5000, -1])
+@pytest.mark.parametrize("value", [0.5, -1.0, float("nan"), 1 + 1e-7])
+def test_one_other_value_is_enough_to_be_kept_as_it_is(value, place, threads):
+    x = spikes(4, 8192)
+    x[0, :8] = 1  # whatever comes first is the amplitude
+    x.view(-1)[place] = value
+    assert pack(x) is None
+
+
+@pytest.mark.parametrize(
+    "x",
+    [spikes(COMPILED_FROM // 2), spikes(4, 8191), spikes(8, 8192)[:, ::2], spikes(1, 8192).int()],
+    ids=["few", "not whole bytes", "not dense", "integers"],
+)
+def test_what_is_not_taken(x):
+    assert pack(x) is None
+
+
+def test_gradients_are_those_of_the_spikes_themselves():
+    x, weight = spikes(512, 64), torch.randn(32, 64, requires_grad=True)
+    grads = []
+    for around in (spikes_as_bits(x), torch.enable_grad()):
+        with around:
+            loss = torch.nn.functional.linear(x, weight).square().sum()
+        grads += torch.autograd.grad(loss, weight)
+    assert torch.equal(*grads)
+
+
+def test_what_is_counted_as_kept_is_the_bits():
+    x, weight = spikes(512, 64), torch.randn(32, 64, requires_grad=True)
+    with counted([weight]) as kept, spikes_as_bits(x):
+        y = torch.nn.functional.linear(x, weight)
+    assert kept.bytes == x.numel() / 8
+    y.sum().backward()
+    assert kept.bytes == 0
