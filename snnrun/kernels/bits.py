@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun.kernels.compiling import compiles
 from snnrun.kernels.machine_code import compiled
 from snnrun.kernels.rows import Place, empty, flat
 from snnrun.kernels.threads import spread
@@ -35,8 +34,11 @@ class Packed(NamedTuple):
 
 
 def pack(x: Tensor) -> Packed | None:
-    """Dense spikes as bits; None for few values, and for others than 0 and an amplitude."""
-    if x.numel() % PER_BYTE or not compiles(x, torch.float32, torch.float64, torch.bfloat16):
+    """Spikes, dense in memory, as bits; None where values are not 0 or one amplitude.
+
+    Nor are those taken that would end within a byte.
+    """
+    if x.numel() % PER_BYTE:
         return None
     values = _integers(x)
     amplitude = values.dtype.type(_first_spike(values))

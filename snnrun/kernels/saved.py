@@ -1,55 +1,51 @@
-"""What autograd saves for the backward pass, on its way there and back."""
+"""What autograd saves for the backward pass on a CPU: as little as comes back exactly."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from snnrun.kernels.compiling import compiles
 
-class Hooks(NamedTuple):
-    """What becomes of a tensor when it is saved, and how it comes back."""
-
-    pack: Callable[[Tensor], Any]
-    unpack: Callable[[Any], Tensor]
-
-
-_NONE = Hooks(lambda x: x, lambda x: x)
-_ACTIVE = ContextVar("_ACTIVE", default=_NONE)
+_IN_FULL = ContextVar("_IN_FULL", default=False)
 
 
 @contextmanager
-def saved_through(make: Callable[[Hooks], Hooks]) -> Iterator[None]:
-    """Save by the hooks ``make(outer)``, given those around them, which torch would leave out."""
-    hooks = make(_ACTIVE.get())
-    token = _ACTIVE.set(hooks)
+def saved_in_full() -> Iterator[None]:
+    """Graphs made here keep whole sequences as they are, on every machine: for who counts them."""
+    token = _IN_FULL.set(True)
     try:
-        with saved_tensors_hooks(*hooks):
-            yield
+        yield
     finally:
-        _ACTIVE.reset(token)
+        _IN_FULL.reset(token)
+
+
+def saves_less(x: Tensor) -> bool:
+    """Whether the graph of what is computed of ``x`` may be kept in another form."""
+    return torch.is_grad_enabled() and x.device.type == "cpu" and not _IN_FULL.get()
 
 
 def spikes_as_bits(x: Tensor) -> AbstractContextManager[None]:
-    """Around what is computed of ``x``: on a CPU its graph keeps spikes in a bit each, exactly."""
-    if torch.is_grad_enabled() and x.device.type == "cpu":
-        return saved_through(_as_bits)
-    return nullcontext()
+    """Around what is computed of ``x``: on a CPU its graph keeps spikes in a bit each."""
+    return saved_tensors_hooks(_save, _restore) if saves_less(x) else nullcontext()
 
 
-def _as_bits(outer: Hooks) -> Hooks:
-    from snnrun.kernels.bits import Packed, pack, unpack  # imports the compiler
+def _save(x: Tensor) -> Any:
+    if not compiles(x, torch.float32, torch.float64, torch.bfloat16):
+        return x
+    from snnrun.kernels.bits import pack  # imports the compiler
 
-    def save(x: Tensor) -> Any:
-        packed = pack(x)
-        return outer.pack(x) if packed is None else packed._replace(bits=outer.pack(packed.bits))
+    packed = pack(x)
+    return x if packed is None else packed
 
-    def restore(saved: Any) -> Tensor:
-        if not isinstance(saved, Packed):
-            return outer.unpack(saved)
-        return unpack(saved._replace(bits=outer.unpack(saved.bits)))
 
-    return Hooks(save, restore)
+def _restore(saved: Any) -> Tensor:
+    if isinstance(saved, Tensor):
+        return saved
+    from snnrun.kernels.bits import unpack
+
+    return unpack(saved)

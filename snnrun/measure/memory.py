@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
-from snnrun.kernels.saved import Hooks, saved_through
+from snnrun.kernels.saved import saved_in_full
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +73,8 @@ def saved_for_backward(net: nn.Module, x: Tensor) -> Iterator[SavedBytes]:
     Each storage counts once, in full and however many views of it are kept, until the last node
     that needs it is freed. So a method that goes backward at every step is charged for one step,
     and one that goes backward at the end for all of them. Parameters, buffers and the input batch
-    are not counted: they are there whatever the method. On a CPU, spikes of large layers count a
-    bit each in the graph of a whole sequence (Network.forward), as they are kept so.
+    are not counted: they are there whatever the method. The figure is the same on every machine:
+    what steps that are not counted save in another form is saved in full here.
 
     Args:
         net: the net in training.
@@ -87,7 +88,7 @@ def saved_for_backward(net: nn.Module, x: Tensor) -> Iterator[SavedBytes]:
 def counted(resident: Iterable[Tensor]) -> Iterator[SavedBytes]:
     """Count what autograd keeps beside the storages of ``resident``."""
     saved = SavedBytes(resident)
-    with saved_through(lambda _: Hooks(saved.pack, saved.unpack)):
+    with saved_in_full(), saved_tensors_hooks(saved.pack, saved.unpack):
         yield saved
 
 

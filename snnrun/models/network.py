@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from snnrun.kernels.saved import spikes_as_bits
+from snnrun.kernels.saved import saves_less, spikes_as_bits
 from snnrun.kits.plain import Feedback, reset
 from snnrun.kits.synapse import Synapse, is_static, repeat
 
@@ -73,7 +73,7 @@ class Network(nn.Module, ABC):
     def _chunks(self, x: Tensor) -> int:
         """How many chunks, of nearly equal length, the sequence ``x`` is cut into."""
         most = len(x) // SHORTEST
-        if not self.in_chunks or most < 2:
+        if not (self.in_chunks and saves_less(x)) or most < 2:
             return 1
         size = len(x) * self.stem.units(x) * _of_currents(x).itemsize
         return min(most, math.ceil(size / CACHED))

@@ -1,12 +1,13 @@
 """Spikes that autograd keeps in a bit each come back as they were; others are kept as they are."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from snnrun.kernels.bits import BLOCK, PER_BYTE, pack, unpack
 from snnrun.kernels.compiling import COMPILED_FROM
-from snnrun.kernels.saved import spikes_as_bits
-from snnrun.measure.memory import counted
+from snnrun.kernels.saved import saved_in_full, saves_less, spikes_as_bits
 
 SHAPES = {
     "whole blocks": (2, 4, BLOCK * PER_BYTE),
@@ -65,29 +66,43 @@ def test_one_other_value_is_enough_to_be_kept_as_it_is(value, place, threads):
     assert pack(x) is None
 
 
-@pytest.mark.parametrize(
-    "x",
-    [spikes(COMPILED_FROM // 2), spikes(4, 8191), spikes(8, 8192)[:, ::2], spikes(1, 8192).int()],
-    ids=["few", "not whole bytes", "not dense", "integers"],
-)
-def test_what_is_not_taken(x):
-    assert pack(x) is None
+def test_spikes_that_end_within_a_byte_are_not_taken():
+    assert pack(spikes(4, 8191)) is None
 
 
-def test_gradients_are_those_of_the_spikes_themselves():
-    x, weight = spikes(512, 64), torch.randn(32, 64, requires_grad=True)
+TAKEN = {"spikes": spikes(512, 64)}
+LEFT = {
+    "few": spikes(COMPILED_FROM // 2, 1),
+    "not dense": spikes(512, 128)[:, ::2],
+    "currents": torch.rand(512, 64),
+}
+
+
+@pytest.mark.parametrize("x", (TAKEN | LEFT).values(), ids=TAKEN | LEFT)
+def test_gradients_are_those_of_the_spikes_themselves(x):
+    weight = torch.randn(32, x.shape[1], requires_grad=True)
     grads = []
-    for around in (spikes_as_bits(x), torch.enable_grad()):
+    for around in (spikes_as_bits(x), nullcontext()):
         with around:
             loss = torch.nn.functional.linear(x, weight).square().sum()
         grads += torch.autograd.grad(loss, weight)
     assert torch.equal(*grads)
 
 
-def test_what_is_counted_as_kept_is_the_bits():
-    x, weight = spikes(512, 64), torch.randn(32, 64, requires_grad=True)
-    with counted([weight]) as kept, spikes_as_bits(x):
-        y = torch.nn.functional.linear(x, weight)
-    assert kept.bytes == x.numel() / 8
-    y.sum().backward()
-    assert kept.bytes == 0
+def kept_itself(x):
+    """Whether a product's graph holds the memory of x."""
+    product = torch.mm(x, torch.randn(x.shape[1], 32, requires_grad=True))
+    return product.grad_fn._saved_self.data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("x", (TAKEN | LEFT).values(), ids=TAKEN | LEFT)
+def test_graphs_keep_spikes_as_bits_but_in_full_where_they_are_counted(x):
+    with spikes_as_bits(x):
+        assert kept_itself(x) is (x is not TAKEN["spikes"])
+    with saved_in_full(), spikes_as_bits(x):
+        assert kept_itself(x)
+
+
+def test_nothing_is_packed_without_a_graph():
+    with torch.no_grad():
+        assert not saves_less(TAKEN["spikes"])

@@ -7,6 +7,7 @@ from torch import nn
 
 from snnrun.measure import memory
 from snnrun.measure.memory import MIB, PeakMemory, parameters_mib, saved_for_backward
+from snnrun.run import build_net
 
 BATCH, HIDDEN = 5, 7
 ONE_STEP = BATCH * HIDDEN * 4  # bytes
@@ -151,3 +152,15 @@ def test_peak_on_cuda_is_that_of_the_allocator():
     torch.ones(64 * MIB // 4, device=device)
     peak_mib = peak.metrics("train")["memory/train_peak_mib"]
     assert peak_mib * MIB == before + 64 * MIB
+
+
+def test_a_sequence_that_would_pass_in_chunks_counts_as_a_whole(specified):
+    wide = ("dataset=synthetic", "model.hidden=[2048]", "model.norm=none", "method=bptt")
+    net, _ = build_net(specified(*wide, "method.timesteps=16"), torch.device("cpu"))
+    x = torch.rand(16, 64, 1, 8, 8)
+    counted = []
+    for net.in_chunks in (False, True):
+        with saved_for_backward(net, x) as saved:
+            net(x).sum().backward()
+        counted.append(saved.peak_bytes)
+    assert counted[0] == counted[1]
