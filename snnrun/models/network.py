@@ -72,11 +72,10 @@ class Network(nn.Module, ABC):
 
     def _chunks(self, x: Tensor) -> int:
         """How many chunks, of nearly equal length, the sequence ``x`` is cut into."""
-        most = len(x) // SHORTEST
-        if not (self.in_chunks and saves_less(x)) or most < 2:
+        if not (self.in_chunks and saves_less(x)) or len(x) < 2 * SHORTEST:
             return 1
         size = len(x) * self.stem.units(x) * _of_currents(x).itemsize
-        return min(most, math.ceil(size / CACHED))
+        return min(len(x) // SHORTEST, math.ceil(size / CACHED))
 
 
 def _of_currents(x: Tensor) -> torch.dtype:
