@@ -1,10 +1,10 @@
 """Compiled kernel for the CPU: both passes fused over time, one read and one write per element.
 
-Units are cut into blocks; a block runs through all its steps with its potentials in the cache. Each
-step is taken in pieces: while one is computed, the same piece of the next step is on its way from
-memory. Nothing is written for the backward pass: it keeps the current itself (one step's worth,
-whatever T, for a current expanded over time) and integrates it again, which is cheaper than a round
-trip of the potentials through memory. The spikes are those of the eager kernel bit by bit.
+Units are cut into blocks; a block runs through all its steps with its potentials in the cache. What
+is read or written next is asked for while another step is computed. Nothing is written for the
+backward pass: it keeps the current itself (one step's worth, whatever T, for a current expanded
+over time) and integrates it again, which is cheaper than a round trip of the potentials through
+memory. The spikes are those of the eager kernel bit by bit.
 """
 
 from collections.abc import Callable
@@ -13,14 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun.kernels.machine_code import compiled, summed
+from snnrun.kernels.machine_code import compiled, contracted, summed
 from snnrun.kernels.parameters import LIFParameters
-from snnrun.kernels.rows import BFLOAT16_ONE, Place, ahead, empty, load, memory, store
-from snnrun.kernels.slopes import cut, slopes
+from snnrun.kernels.rows import BFLOAT16_ONE, Place, ahead, empty, get, load, memory, put
+from snnrun.kernels.slopes import Kind, kind_of, slope
 from snnrun.kernels.threads import spread
 
-BLOCK = 4096  # units that run together; 16 steps of their potentials take 256 KiB in fp32
-PIECE = 2048  # bytes of a step that are asked for together: not more than can be under way
+BLOCK = 512  # units that run together; 64 steps of their potentials take 128 KiB in fp32
 
 
 def forward(
@@ -59,8 +58,8 @@ def backward(
     start = membrane.detach().contiguous().numpy().reshape(-1)
     above, above_hop = _steps(grad_spikes)
     out, carried = memory(grad_current).reshape(-1), grad_before.numpy().reshape(-1)
-    constants, code = constants_of(p, start.dtype), p.surrogate.code
-    sums = np.zeros((-(-start.size // BLOCK) if p.trained else 0, len(p.recursion)))
+    constants, kind = constants_of(p, start.dtype), kind_of(p.surrogate)
+    sums = np.zeros((-(-start.size // BLOCK), len(p.recursion))) if p.trained else None
     split(
         start.size,
         lambda lo, hi: _backward(
@@ -74,7 +73,7 @@ def backward(
             out,
             sums,
             constants,
-            code,
+            kind,
             lo,
             hi,
         ),
@@ -82,7 +81,7 @@ def backward(
     if not hop:
         share = grad_current.div_(len(current)).to(current.dtype)
         grad_current = share.expand(current.shape)
-    return grad_current, grad_before, torch.from_numpy(sums.sum(0)) if p.trained else None
+    return grad_current, grad_before, None if sums is None else torch.from_numpy(sums.sum(0))
 
 
 def _steps(x: Tensor) -> tuple[np.ndarray, int]:
@@ -119,40 +118,44 @@ def _forward(
     lo: int,
     hi: int,
 ) -> None:
-    units, piece = membrane.size, PIECE // spikes.itemsize
+    units = membrane.size
     steps = spikes.size // units
-    x = np.empty(piece, membrane.dtype)
     for start in range(lo, hi, BLOCK):
-        stop = min(start + BLOCK, hi)
+        n = min(BLOCK, hi - start)
         for t in range(steps):
-            later = (t + 1) * units if t + 1 < steps else BLOCK
-            for at in range(start, stop, piece):
-                n = min(piece, stop - at)
-                ahead(current, later * hop + at, n)
-                ahead(spikes, later + at, n)
-                load(current, t * hop * units + at, n, x)
-                _fire(x, n, membrane, at, spikes, t * units + at, constants)
+            later = start + ((t + 1) * units if t + 1 < steps else BLOCK)
+            ahead(current, later * hop, n)
+            ahead(spikes, later, n)
+            at, x = start + t * units, start + t * hop * units
+            _fire(current, x, n, membrane, start, spikes, at, constants)
 
 
 @compiled
 def _fire(
-    x: np.ndarray,
+    current: np.ndarray,
+    x: Place,
     n: Place,
     membrane: np.ndarray,
-    at: Place,
+    v: Place,
     spikes: np.ndarray,
-    place: Place,
+    at: Place,
     constants: tuple[float, ...],
 ) -> None:
-    """One step of n units, with currents x, from ``at`` on; their spikes begin at ``place``."""
-    n, at, place = np.uint64(n), np.uint64(at), np.uint64(place)
-    before, gain, after, scale, offset, _, _, _, _, firing = constants
+    """One step of n units: currents from place x on, membranes from v on, spikes from ``at`` on."""
+    n, x, v, at = np.uint64(n), np.uint64(x), np.uint64(v), np.uint64(at)
+    before, gain, _, _, _, _, _, _, _, firing = constants
     one = 1 if spikes.itemsize != 2 else BFLOAT16_ONE
     for j in range(n):
-        u = membrane[at + j] * before + x[j] * gain
-        fired = u > firing
-        membrane[at + j] = u * scale + offset if fired else u * after
-        spikes[place + j] = one if fired else 0
+        u = membrane[v + j] * before + get(current, x + j) * gain
+        membrane[v + j] = _left(u, constants)
+        spikes[at + j] = one if u > firing else 0
+
+
+@compiled
+def _left(u: float, constants: tuple[float, ...]) -> float:
+    """The membrane that a step leaves of a potential."""
+    _, _, after, scale, offset, _, _, _, _, firing = constants
+    return u * scale + offset if u > firing else u * after
 
 
 @compiled
@@ -165,193 +168,180 @@ def _backward(
     grad_hop: int,
     carried: np.ndarray,
     grad_current: np.ndarray,
-    sums: np.ndarray,
+    sums: np.ndarray | None,
     constants: tuple[float, ...],
-    code: int,
+    kind: Kind,
     lo: int,
     hi: int,
 ) -> None:
-    width, cutoff = constants[7], constants[8]
-    units, piece = membrane.size, PIECE // grad_spikes.itemsize
+    units = membrane.size
     potentials, v = np.empty(steps * BLOCK, membrane.dtype), np.empty(BLOCK, membrane.dtype)
-    x, slope = np.empty(piece, membrane.dtype), np.empty(piece, membrane.dtype)
-    above, last = np.empty(piece, membrane.dtype), (steps - 1) * grad_hop * units
+    slopes, share = np.empty(BLOCK, membrane.dtype), np.empty(BLOCK, grad_current.dtype)
     for start in range(lo, hi, BLOCK):
-        stop, block = min(start + BLOCK, hi), start // BLOCK
-        load(membrane, start, stop - start, v)
-        _integrate(current, hop, units, start, stop, v, potentials, constants, grad_spikes, last)
+        n, block = min(BLOCK, hi - start), start // BLOCK
+        load(membrane, start, n, v)
+        for t in range(steps):
+            ahead(grad_spikes, start + t * grad_hop * units, n)
+            _integrate(current, start + t * hop * units, n, v, potentials, t * BLOCK, constants)
         for t in range(steps - 1, -1, -1):
-            for at in range(start, stop, piece):
-                n, row = min(piece, stop - at), t * BLOCK + at - start
-                if t > 0:
-                    ahead(grad_spikes, (t - 1) * grad_hop * units + at, n)
-                    ahead(grad_current, (t - 1) * hop * units + at, n)
-                else:
-                    ahead(current, at + BLOCK, n)
-                _distances(potentials, row, n, constants, x)
-                slopes(code, x, width, slope)
-                if cutoff < np.inf:
-                    cut(x, cutoff, slope)
-                load(grad_spikes, t * grad_hop * units + at, n, above)
-                if sums.size:
-                    _enter(current, hop, membrane, potentials, t, start, at, n, v, x, constants)
-                    _sum(
-                        potentials, row, n, slope, above, carried, at, v, x, constants, sums, block
-                    )
-                _step_back(potentials, row, n, slope, above, carried, at, x, constants)
-                if hop:
-                    store(x, grad_current, t * units + at, n)
-                else:
-                    _add(x, n, grad_current, at, t == steps - 1)
+            ahead(current, start + BLOCK + (steps - 1 - t) * hop * units, n)
+            ahead(grad_current, start + (t - 1) * hop * units, n)
+            u, x, above = t * BLOCK, start + t * hop * units, start + t * grad_hop * units
+            out, at = (grad_current, x) if hop else (share, 0)
+            if sums is None:  # compiled only where it is
+                _step_back(
+                    potentials, u, n, grad_spikes, above, carried, start, out, at, constants, kind
+                )
+            else:
+                _enter(membrane, start, n, potentials, t, v, constants)
+                _slopes(potentials, u, n, slopes, constants, kind)
+                _step_back_summing(
+                    potentials,
+                    u,
+                    n,
+                    slopes,
+                    grad_spikes,
+                    above,
+                    carried,
+                    start,
+                    out,
+                    at,
+                    v,
+                    current,
+                    x,
+                    constants,
+                    sums,
+                    block,
+                )
+            if not hop:
+                _add(share, n, grad_current, start, t == steps - 1)
 
 
 @compiled
 def _integrate(
     current: np.ndarray,
-    hop: int,
-    units: int,
-    start: int,
-    stop: int,
-    v: np.ndarray,
-    potentials: np.ndarray,
-    constants: tuple[float, ...],
-    following: np.ndarray,
-    place: Place,
-) -> None:
-    """Write the potentials of a block of units as the forward pass met them; uses up v.
-
-    What is read next, from ``place`` of ``following`` on, is asked for at the end.
-    """
-    steps, piece = potentials.size // BLOCK, PIECE // current.itemsize
-    x = np.empty(piece, v.dtype)
-    for t in range(steps):
-        for at in range(start, stop, piece):
-            n = min(piece, stop - at)
-            if t + 1 < steps:
-                ahead(current, (t + 1) * hop * units + at, n)
-            else:
-                ahead(following, place + at, n)
-            load(current, t * hop * units + at, n, x)
-            _charge(x, n, v, at - start, potentials, t * BLOCK + at - start, constants)
-
-
-@compiled
-def _charge(
-    x: np.ndarray,
+    x: Place,
     n: Place,
     v: np.ndarray,
-    at: Place,
     potentials: np.ndarray,
-    row: Place,
+    at: Place,
     constants: tuple[float, ...],
 ) -> None:
-    """One step of n units, with currents x, from ``at`` on; their potentials begin at ``row``."""
-    n, at, row = np.uint64(n), np.uint64(at), np.uint64(row)
-    before, gain, after, scale, offset, _, _, _, _, firing = constants
+    """One step as the forward pass took it, of a block with membranes v; writes its potentials."""
+    n, x, at = np.uint64(n), np.uint64(x), np.uint64(at)
+    before, gain, _, _, _, _, _, _, _, _ = constants
     for j in range(n):
-        u = v[at + j] * before + x[j] * gain
-        v[at + j] = u * scale + offset if u > firing else u * after
-        potentials[row + j] = u
+        u = v[j] * before + get(current, x + j) * gain
+        v[j] = _left(u, constants)
+        potentials[at + j] = u
 
 
-@compiled
-def _distances(
-    potentials: np.ndarray, row: Place, n: Place, constants: tuple[float, ...], x: np.ndarray
-) -> None:
-    n, row = np.uint64(n), np.uint64(row)
-    threshold = constants[5]
-    for j in range(n):
-        x[j] = potentials[row + j] - threshold
-
-
-@compiled
+@contracted
 def _step_back(
     potentials: np.ndarray,
     row: Place,
     n: Place,
-    slope: np.ndarray,
-    above: np.ndarray,
+    grad_spikes: np.ndarray,
+    above: Place,
     carried: np.ndarray,
     at: Place,
     out: np.ndarray,
+    place: Place,
     constants: tuple[float, ...],
+    kind: Kind,
 ) -> None:
     """One step of the recursion of `eager.backward`; vectorised only as its own function."""
-    n, row, at = np.uint64(n), np.uint64(row), np.uint64(at)
-    before, gain, after, scale, offset, _, attached, _, _, firing = constants
+    n, row, above = np.uint64(n), np.uint64(row), np.uint64(above)
+    at, place = np.uint64(at), np.uint64(place)
+    before, gain, after, scale, offset, threshold, attached, width, cutoff, firing = constants
     for j in range(n):
         u = potentials[row + j]
+        h = slope(kind, u - threshold, width, cutoff)
         passed = scale if u > firing else after
-        passed -= attached * slope[j] * (u * (after - scale) - offset)
-        delta = slope[j] * above[j] + passed * carried[at + j]
-        out[j] = delta * gain
+        if attached:
+            passed -= attached * h * (u * (after - scale) - offset)
+        delta = h * get(grad_spikes, above + j) + passed * carried[at + j]
+        put(delta * gain, out, place + j)
         carried[at + j] = delta * before
 
 
 @compiled
 def _enter(
-    current: np.ndarray,
-    hop: int,
     membrane: np.ndarray,
+    start: int,
+    n: int,
     potentials: np.ndarray,
     t: int,
-    start: int,
-    at: int,
-    n: int,
     v: np.ndarray,
-    x: np.ndarray,
     constants: tuple[float, ...],
 ) -> None:
-    """Read what entered step t of n units of the block: the membranes v and the currents x."""
-    units = membrane.size
-    load(current, t * hop * units + at, n, x)
+    """Read what entered step t of the block of n units from ``start`` on: the membranes v."""
     if t == 0:
-        load(membrane, at, n, v)
+        load(membrane, start, n, v)
     else:
-        ahead(current, (t - 1) * hop * units + at, n)
-        _leave(potentials, (t - 1) * BLOCK + at - start, n, v, constants)
+        _leave(potentials, (t - 1) * BLOCK, n, v, constants)
 
 
 @compiled
 def _leave(
     potentials: np.ndarray, row: Place, n: Place, v: np.ndarray, constants: tuple[float, ...]
 ) -> None:
-    """The membranes v that are left of n potentials."""
     n, row = np.uint64(n), np.uint64(row)
-    _, _, after, scale, offset, _, _, _, _, firing = constants
     for j in range(n):
-        u = potentials[row + j]
-        v[j] = u * scale + offset if u > firing else u * after
+        v[j] = _left(potentials[row + j], constants)
 
 
-@summed
-def _sum(
+@contracted
+def _slopes(
     potentials: np.ndarray,
     row: Place,
     n: Place,
-    slope: np.ndarray,
-    above: np.ndarray,
+    out: np.ndarray,
+    constants: tuple[float, ...],
+    kind: Kind,
+) -> None:
+    n, row = np.uint64(n), np.uint64(row)
+    _, _, _, _, _, threshold, _, width, cutoff, _ = constants
+    for j in range(n):
+        out[j] = slope(kind, potentials[row + j] - threshold, width, cutoff)
+
+
+@summed
+def _step_back_summing(
+    potentials: np.ndarray,
+    row: Place,
+    n: Place,
+    slopes: np.ndarray,
+    grad_spikes: np.ndarray,
+    above: Place,
     carried: np.ndarray,
     at: Place,
+    out: np.ndarray,
+    place: Place,
     v: np.ndarray,
-    x: np.ndarray,
+    current: np.ndarray,
+    x: Place,
     constants: tuple[float, ...],
     sums: np.ndarray,
     block: int,
 ) -> None:
-    """Add to the block's gradients of the constants what the step that `_step_back` takes gives."""
-    n, row, at = np.uint64(n), np.uint64(row), np.uint64(at)
-    _, _, after, scale, offset, _, attached, _, _, firing = constants
+    """`_step_back` that adds to the block's gradients of the constants what the step gives."""
+    n, row, above = np.uint64(n), np.uint64(row), np.uint64(above)
+    at, place, x = np.uint64(at), np.uint64(place), np.uint64(x)
+    before, gain, after, scale, offset, _, attached, _, _, firing = constants
     zero = v.dtype.type(0)
     to_before = to_gain = to_after = to_scale = to_offset = to_threshold = 0.0
     for j in range(n):
         u, grad = potentials[row + j], carried[at + j]
         fired = u > firing
         reset = grad if fired else zero
-        spiked = slope[j] * (above[j] - attached * grad * (u * (after - scale) - offset))
+        jump = u * (after - scale) - offset
+        spiked = slopes[j] * (get(grad_spikes, above + j) - attached * grad * jump)
         delta = spiked + (scale if fired else after) * grad
+        put(delta * gain, out, place + j)
+        carried[at + j] = delta * before
         to_before += delta * v[j]
-        to_gain += delta * x[j]
+        to_gain += delta * get(current, x + j)
         to_after += (grad - reset) * u
         to_scale += reset * u
         to_offset += reset

@@ -1,107 +1,135 @@
 """The surrogate derivatives of `snnrun.neurons.surrogate`, compiled; tested to agree with them.
 
-One function holds them all, chosen once per row of units, so that one compilation serves every
-surrogate. Literals carry the type of the row: a plain one would widen the row to double precision.
+Each takes one distance, within the loop of a kernel. Literals carry the type of the distance: a
+plain one would widen the loop to double precision.
 """
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+from numba import types
+from numba.extending import overload
 
-from snnrun.kernels.machine_code import compiled, contracted
+from snnrun.kernels.machine_code import contracted
+from snnrun.neurons.surrogate import Surrogate
 
-
-@contracted
-def slopes(code: int, x: np.ndarray, w: float, out: np.ndarray) -> None:
-    """Write h(x) of the surrogate of this code and width w into out; x and out are [n]."""
-    zero, half, one = x.dtype.type(0), x.dtype.type(0.5), x.dtype.type(1)
-    if code == 0:
-        for j in range(x.size):
-            out[j] = max(w - abs(x[j]), zero) / (w * w)
-    elif code == 1:
-        for j in range(x.size):
-            out[j] = one / w if abs(x[j]) < w * half else zero
-    elif code == 2:
-        for j in range(x.size):
-            out[j] = -w * abs(x[j])
-        _exponential(out[: x.size], one)
-        for j in range(x.size):
-            out[j] = w * out[j] / ((one + out[j]) * (one + out[j]))
-    elif code == 3:
-        a = x.dtype.type(np.pi / 2) * w
-        for j in range(x.size):
-            out[j] = w * half / (one + (a * x[j]) * (a * x[j]))
-    else:
-        _smooth_tails(code, x, w, out)
+Kind = tuple[int, ...]
+LOG2E = math.log2(math.e)
 
 
-@contracted
-def _smooth_tails(code: int, x: np.ndarray, w: float, out: np.ndarray) -> None:
-    half, one = x.dtype.type(0.5), x.dtype.type(1)
-    if code == 4:
-        for j in range(x.size):
-            y = one + w * abs(x[j])
-            out[j] = w * half / (y * y)
-    elif code == 5:
-        for j in range(x.size):
-            y = one + w * abs(x[j])
-            out[j] = one / (y * y)
-    elif code == 6:
-        for j in range(x.size):
-            out[j] = -w * abs(x[j])
-        _exponential(out[: x.size], w * half)
-    else:
-        peak = one / (w * x.dtype.type(np.sqrt(2 * np.pi)))
-        for j in range(x.size):
-            out[j] = -half * (x[j] / w) * (x[j] / w)
-        _exponential(out[: x.size], peak)
+def kind_of(surrogate: Surrogate) -> Kind:
+    """What tells compiled code the surrogate: as many zeros as its code.
 
-
-@contracted
-def _exponential(x: np.ndarray, peak: float) -> None:
-    """Turn x <= 0 into peak * exp(x), in place, with a relative error of 2 roundings at most.
-
-    The library's exponential is called unit by unit and would take most of the backward pass.
-    Here exp(y) = 2^n exp(r) with y = n ln 2 + r and abs r <= ln 2 / 2; a Taylor sum gives exp(r)
-    and the bits of n the power, so the loop vectorises. Below the last normal number y is held.
+    The length of a tuple is part of its type, so that a kernel is compiled for the surrogate in use
+    alone, and kept on disk for it.
     """
-    if x.itemsize == 4:
-        _exponential_single(x, peak)
-    else:
-        _exponential_double(x, peak)
+    return (0,) * surrogate.code
+
+
+def slope(kind: Kind, x: float, width: float, cutoff: float) -> float:
+    """h(x) of the surrogate of this kind, 0 from the cutoff on; for compiled code only."""
+    raise NotImplementedError
+
+
+@overload(slope)
+def _slope(kind: Any, x: Any, width: Any, cutoff: Any) -> Callable[..., Any]:
+    h = _SLOPES[kind.count]
+
+    def windowed(kind: Any, x: Any, width: Any, cutoff: Any) -> Any:
+        return type(x)(0) if abs(x) >= cutoff else h(x, width)
+
+    return windowed
 
 
 @contracted
-def _exponential_single(x: np.ndarray, peak: float) -> None:
-    half, one = np.float32(0.5), np.float32(1)
-    for j in range(x.size):
-        y = max(np.float32(x[j]), np.float32(-87))
-        n = np.floor(y * np.float32(1.4426950408889634) + half)
-        r = (y - n * np.float32(0.693359375)) - n * np.float32(-2.12194440e-4)
-        value = np.float32(1 / 5040) * r + np.float32(1 / 720)
-        value = value * r + np.float32(1 / 120)
-        value = value * r + np.float32(1 / 24)
-        value = value * r + np.float32(1 / 6)
-        value = (value * r + half) * r + one
-        value = value * r + one
-        power = np.int32((np.int32(n) + 127) << 23).view(np.float32)
-        x[j] = peak * (value * power)
+def _triangle(x: float, w: float) -> float:
+    return max(w - abs(x), type(x)(0)) / (w * w)
 
 
 @contracted
-def _exponential_double(x: np.ndarray, peak: float) -> None:
-    for j in range(x.size):
-        y = max(float(x[j]), -707.0)
-        n = np.floor(y * 1.4426950408889634 + 0.5)
-        r = (y - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10
-        value = 1.0
-        for k in range(13, 0, -1):  # unrolled
-            value = 1.0 + value * (r * (1.0 / k))
-        power = np.int64((np.int64(n) + 1023) << 52).view(np.float64)
-        x[j] = peak * (value * power)
+def _rectangular(x: float, w: float) -> float:
+    return type(x)(1) / w if abs(x) < w * type(x)(0.5) else type(x)(0)
 
 
-@compiled
-def cut(x: np.ndarray, cutoff: float, out: np.ndarray) -> None:
-    """Zero the slopes out [n] at a distance x [n] of the cutoff or more."""
-    zero = x.dtype.type(0)
-    for j in range(x.size):
-        out[j] = out[j] if abs(x[j]) < cutoff else zero
+@contracted
+def _sigmoid(x: float, w: float) -> float:
+    one = type(x)(1)
+    e = _power_of_two(type(x)(-LOG2E) * w * abs(x))
+    return w * e / ((one + e) * (one + e))
+
+
+@contracted
+def _arctan(x: float, w: float) -> float:
+    y = type(x)(np.pi / 2) * w * x
+    return w * type(x)(0.5) / (type(x)(1) + y * y)
+
+
+@contracted
+def _softsign(x: float, w: float) -> float:
+    return w * type(x)(0.5) * _fast_sigmoid(x, w)
+
+
+@contracted
+def _fast_sigmoid(x: float, w: float) -> float:
+    y = type(x)(1) + w * abs(x)
+    return type(x)(1) / (y * y)
+
+
+@contracted
+def _piecewise_exponential(x: float, w: float) -> float:
+    return w * type(x)(0.5) * _power_of_two(type(x)(-LOG2E) * w * abs(x))
+
+
+@contracted
+def _gaussian(x: float, w: float) -> float:
+    peak = type(x)(1) / (w * type(x)(np.sqrt(2 * np.pi)))
+    y = x / w
+    return peak * _power_of_two(type(x)(-LOG2E / 2) * (y * y))
+
+
+_SLOPES = (  # by code
+    _triangle,
+    _rectangular,
+    _sigmoid,
+    _arctan,
+    _softsign,
+    _fast_sigmoid,
+    _piecewise_exponential,
+    _gaussian,
+)
+
+
+def _power_of_two(y: float) -> float:
+    """2^y of y <= 0, with a relative error of 2 roundings at most; for compiled code only.
+
+    The library's function is called unit by unit and would take most of the backward pass. Here
+    y = n + r with abs r <= 1/2; a Taylor sum gives 2^r and the bits of n the power, so that the
+    loop vectorises. Below the exponent of the least normal number y is held.
+    """
+    raise NotImplementedError
+
+
+@overload(_power_of_two, jit_options={"fastmath": {"contract"}})
+def _power_of_two_of(y: Any) -> Callable[..., Any]:
+    single = y == types.float32
+    real: Any = np.float32 if single else np.float64
+    bits: Any = np.uint32 if single else np.uint64
+    digits, bias, degree = (23, 127, 7) if single else (52, 1023, 13)
+    least, place = real(1 - bias), bits(digits)
+    # A sum with it has no digits for fractions: y is rounded to n, and its last bits are n + bias.
+    shift = real(1.5 * 2**digits + bias)
+    taylor = [real(math.log(2) ** k / math.factorial(k)) for k in range(degree, -1, -1)]
+    pairs = tuple(zip(taylor[::2], taylor[1::2], strict=True))  # fewer terms wait for each other
+
+    def power(y: Any) -> Any:
+        y = max(y, least)
+        shifted = real(y + shift)
+        r = y - (shifted - shift)
+        square, value = r * r, real(0)
+        for odd, even in pairs:
+            value = value * square + (odd * r + even)
+        return value * bits(shifted.view(bits) << place).view(real)
+
+    return power

@@ -7,21 +7,21 @@ stays in the cache, block by block.
 import numpy as np
 from torch import Tensor
 
-from snnrun.kernels.cpu import BLOCK, split
+from snnrun.kernels.cpu import split
 from snnrun.kernels.machine_code import compiled, contracted
 from snnrun.kernels.rows import empty
-from snnrun.kernels.slopes import cut, slopes
+from snnrun.kernels.slopes import Kind, kind_of, slope
 from snnrun.neurons.surrogate import Surrogate
 
 
 def through_spikes(grad: Tensor, u: Tensor, threshold: float, surrogate: Surrogate) -> Tensor:
     """``grad * h(u - threshold)``: from the gradient of spikes to that of the potentials ``u``."""
     out = _like(u)
-    potentials, above, below = (_flat(t) for t in (u, grad, out))
+    arrays = [_flat(t) for t in (u, grad, out)]
     cutoff = np.inf if surrogate.cutoff is None else surrogate.cutoff
-    constants = tuple(map(potentials.dtype.type, (threshold, surrogate.width, cutoff)))
-    code = surrogate.code
-    split(u.numel(), lambda lo, hi: _through(potentials, above, below, constants, code, lo, hi))
+    constants = tuple(map(arrays[0].dtype.type, (threshold, surrogate.width, cutoff)))
+    kind = kind_of(surrogate)
+    split(u.numel(), lambda lo, hi: _through(*(a[lo:hi] for a in arrays), constants, kind))
     return out
 
 
@@ -55,38 +55,13 @@ def _flat(x: Tensor) -> np.ndarray:
     return x.detach().contiguous().numpy().reshape(-1)
 
 
-@compiled
+@contracted
 def _through(
-    u: np.ndarray,
-    grad: np.ndarray,
-    out: np.ndarray,
-    constants: tuple[float, ...],
-    code: int,
-    lo: int,
-    hi: int,
+    u: np.ndarray, grad: np.ndarray, out: np.ndarray, constants: tuple[float, ...], kind: Kind
 ) -> None:
     threshold, width, cutoff = constants
-    distance, slope = np.empty(BLOCK, u.dtype), np.empty(BLOCK, u.dtype)
-    for start in range(lo, hi, BLOCK):
-        stop = min(start + BLOCK, hi)
-        x = distance[: stop - start]
-        _less(u[start:stop], threshold, x)
-        slopes(code, x, width, slope)
-        if cutoff < np.inf:
-            cut(x, cutoff, slope)
-        _times(grad[start:stop], slope, out[start:stop])
-
-
-@compiled
-def _less(x: np.ndarray, subtrahend: float, out: np.ndarray) -> None:
-    for j in range(x.size):
-        out[j] = x[j] - subtrahend
-
-
-@compiled
-def _times(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
-    for j in range(x.size):
-        out[j] = x[j] * y[j]
+    for j in range(u.size):
+        out[j] = grad[j] * slope(kind, u[j] - threshold, width, cutoff)
 
 
 @contracted  # as torch adds a multiple
