@@ -15,7 +15,7 @@ from torch import Tensor
 
 from snnrun.kernels.machine_code import compiled, contracted, summed
 from snnrun.kernels.parameters import LIFParameters
-from snnrun.kernels.rows import BFLOAT16_ONE, Place, ahead, empty, get, load, memory, put
+from snnrun.kernels.rows import BFLOAT16_ONE, Place, ahead, empty, get, memory, put
 from snnrun.kernels.slopes import Kind, kind_of, slope
 from snnrun.kernels.threads import spread
 
@@ -32,11 +32,11 @@ def forward(
     What is kept is the current and the membrane before the first step.
     """
     spikes = empty(current.shape, current.dtype)
-    after = membrane.detach().clone(memory_format=torch.contiguous_format)
+    after = empty(current.shape[1:], membrane.dtype)
     values, hop = _steps(current)
-    out, units = memory(spikes).reshape(-1), after.numpy().reshape(-1)
-    constants = constants_of(p, units.dtype)
-    split(units.size, lambda lo, hi: _forward(values, hop, units, out, constants, lo, hi))
+    before, out, left = _state(membrane), memory(spikes).reshape(-1), after.numpy().reshape(-1)
+    constants = constants_of(p, left.dtype)
+    split(left.size, lambda lo, hi: _forward(values, hop, before, left, out, constants, lo, hi))
     return spikes, after, (current, membrane) if keep else ()
 
 
@@ -54,21 +54,22 @@ def backward(
     # The sum over the steps of an expanded current is taken in full precision.
     dtype = current.dtype if hop else membrane.dtype
     grad_current = empty((len(current) if hop else 1, *current.shape[1:]), dtype)
-    grad_before = grad_membrane.clone(memory_format=torch.contiguous_format)
-    start = membrane.detach().contiguous().numpy().reshape(-1)
+    grad_before = empty(current.shape[1:], membrane.dtype)
+    before, grad_after = _state(membrane), _state(grad_membrane)
     above, above_hop = _steps(grad_spikes)
     out, carried = memory(grad_current).reshape(-1), grad_before.numpy().reshape(-1)
-    constants, kind = constants_of(p, start.dtype), kind_of(p.surrogate)
-    sums = np.zeros((-(-start.size // BLOCK), len(p.recursion))) if p.trained else None
+    constants, kind = constants_of(p, before.dtype), kind_of(p.surrogate)
+    sums = np.zeros((-(-carried.size // BLOCK), len(p.recursion))) if p.trained else None
     split(
-        start.size,
+        carried.size,
         lambda lo, hi: _backward(
             len(current),
             values,
             hop,
-            start,
+            before,
             above,
             above_hop,
+            grad_after,
             carried,
             out,
             sums,
@@ -89,6 +90,13 @@ def _steps(x: Tensor) -> tuple[np.ndarray, int]:
     x = x.detach()
     expanded = x.stride(0) == 0 and len(x) > 1
     return memory((x[:1] if expanded else x).contiguous()).reshape(-1), 0 if expanded else 1
+
+
+def _state(x: Tensor) -> np.ndarray:
+    """Values of the units; only one where all are the same in memory."""
+    x = x.detach()
+    x = x if any(x.stride()) else x.as_strided((1,), (1,))
+    return x.contiguous().numpy().reshape(-1)
 
 
 def constants_of(p: LIFParameters, dtype: np.dtype) -> tuple[np.floating, ...]:
@@ -112,6 +120,7 @@ def split(units: int, work: Callable[[int, int], None]) -> None:
 def _forward(
     current: np.ndarray,
     hop: int,
+    before: np.ndarray,
     membrane: np.ndarray,
     spikes: np.ndarray,
     constants: tuple[float, ...],
@@ -122,12 +131,23 @@ def _forward(
     steps = spikes.size // units
     for start in range(lo, hi, BLOCK):
         n = min(BLOCK, hi - start)
+        _begin(before, start, n, membrane, start)
         for t in range(steps):
             later = start + ((t + 1) * units if t + 1 < steps else BLOCK)
             ahead(current, later * hop, n)
             ahead(spikes, later, n)
             at, x = start + t * units, start + t * hop * units
             _fire(current, x, n, membrane, start, spikes, at, constants)
+
+
+@compiled
+def _begin(values: np.ndarray, start: Place, n: Place, v: np.ndarray, at: Place) -> None:
+    """Write the state of n units from ``start`` on, of the one value of all or their own, to v."""
+    start, n, at = np.uint64(start), np.uint64(n), np.uint64(at)
+    if values.size == 1:
+        v[at : at + n] = values[0]
+    else:
+        v[at : at + n] = values[start : start + n]
 
 
 @compiled
@@ -166,6 +186,7 @@ def _backward(
     membrane: np.ndarray,
     grad_spikes: np.ndarray,
     grad_hop: int,
+    grad_after: np.ndarray,
     carried: np.ndarray,
     grad_current: np.ndarray,
     sums: np.ndarray | None,
@@ -174,12 +195,13 @@ def _backward(
     lo: int,
     hi: int,
 ) -> None:
-    units = membrane.size
+    units = carried.size
     potentials, v = np.empty(steps * BLOCK, membrane.dtype), np.empty(BLOCK, membrane.dtype)
     slopes, share = np.empty(BLOCK, membrane.dtype), np.empty(BLOCK, grad_current.dtype)
     for start in range(lo, hi, BLOCK):
         n, block = min(BLOCK, hi - start), start // BLOCK
-        load(membrane, start, n, v)
+        _begin(membrane, start, n, v, 0)
+        _begin(grad_after, start, n, carried, start)
         for t in range(steps):
             ahead(grad_spikes, start + t * grad_hop * units, n)
             _integrate(current, start + t * hop * units, n, v, potentials, t * BLOCK, constants)
@@ -277,7 +299,7 @@ def _enter(
 ) -> None:
     """Read what entered step t of the block of n units from ``start`` on: the membranes v."""
     if t == 0:
-        load(membrane, start, n, v)
+        _begin(membrane, start, n, v, 0)
     else:
         _leave(potentials, (t - 1) * BLOCK, n, v, constants)
 

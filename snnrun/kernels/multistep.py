@@ -88,8 +88,15 @@ def _channels_last(current: Tensor) -> bool:
 
 def _start(current: Tensor, parameters: LIFParameters) -> State:
     frame = current[0]
-    membrane = torch.zeros(frame.shape, dtype=_state_type(current), device=current.device)
-    return State(membrane, torch.zeros_like(frame) if parameters.delay else None)
+    return State(
+        _zeros(frame.shape, _state_type(current), current.device),
+        torch.zeros_like(frame) if parameters.delay else None,
+    )
+
+
+def _zeros(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An expanded zero, for which kernels need not read memory."""
+    return torch.zeros((), dtype=dtype, device=device).expand(shape)
 
 
 def _state_type(current: Tensor) -> torch.dtype:
@@ -120,14 +127,18 @@ class _LIF(torch.autograd.Function):
         backend = _backend(current)
         spikes, membrane, kept = backend.forward(current, membrane, parameters, keep=True)
         ctx.save_for_backward(*kept)
+        ctx.set_materialize_grads(False)
         ctx.parameters, ctx.backend = parameters, backend
+        ctx.outputs = [(x.shape, x.dtype, x.device) for x in (spikes, membrane)]
         return spikes, membrane
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_spikes: Tensor, grad_membrane: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        known = zip(grads, ctx.outputs, strict=True)
+        above = (_zeros(*output) if grad is None else grad for grad, output in known)
         grad_current, grad_before, grad_constants = ctx.backend.backward(
-            ctx.saved_tensors, grad_spikes, grad_membrane, ctx.parameters
+            ctx.saved_tensors, *above, ctx.parameters
         )
         needed = ctx.needs_input_grad[3:]
         if grad_constants is None:
