@@ -32,6 +32,7 @@ def test_a_table_comes_back_from_its_file_as_markdown(tmp_path):
         ("bench_online.py", ["--quick"], 10),
         ("bench_peers.py", ["--quick", "--only", "ours", "relu"], 2),
         ("bench_full_size.py", ["--quick", "--device", "cpu", "--only", "ssgd_shd"], 1),
+        ("profile_step.py", ["--quick", "--method", "bptt", "ssgd"], 2),
     ],
 )
 def test_a_benchmark_leaves_its_table(script, arguments, rows, tmp_path):
