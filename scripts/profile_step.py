@@ -11,21 +11,23 @@ thread, watched by torch's profiler. Self time goes to the innermost of
 - other: the rest of Method.step by operation, the interpreter as "Python";
 - loop: all outside of Method.step: data, running loss and accuracy, display.
 
-The profiler makes operations about a microsecond longer, so that many small ones weigh too much.
-The time of a step is CPU time without it, loop included.
+All are medians over the steps. The profiler makes operations about a microsecond longer, so that
+many small ones weigh too much; the time of a step is CPU time without it, loop included.
 """
 
 import argparse
 import gc
 import sys
 import time
+from bisect import bisect
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count, islice, repeat
+from itertools import count, islice, pairwise, repeat
 from pathlib import Path
+from statistics import median
 from typing import Any
 from unittest.mock import patch
 
@@ -61,7 +63,7 @@ Times = dict[tuple[str, str], float]  # microseconds by group and name
 
 @dataclass
 class Profile:
-    """What some steps took: milliseconds each without the profiler, and their parts."""
+    """What a step takes: milliseconds without the profiler, and its parts under it."""
 
     step_ms: float = 0.0
     times: Times = field(default_factory=dict)
@@ -92,14 +94,21 @@ def own_functions() -> set[str]:
     return {KERNEL} | {kind.__name__ + suffix for kind in kinds for suffix in ("", "Backward")}
 
 
-def by_place(events: Iterable[FunctionEvent], elapsed_us: float) -> Times:
-    """Time by group and name; what no event covers is Python of the loop."""
-    times: Times = defaultdict(float)
+def by_place(events: Sequence[FunctionEvent]) -> Times:
+    """Time by group and name, medians over the steps, each of which lasts until the next begins.
+
+    What no event covers is Python of the loop. Nothing is told of the last step.
+    """
+    begins = sorted(event.time_range.start for event in events if event.name == STEP)
+    steps: list[Times] = [defaultdict(float) for _ in begins[1:]]
     own = own_functions()
     for event in events:
-        times[place(event, own)] += event.self_cpu_time_total
-    times["loop", "Python"] += elapsed_us - sum(times.values())
-    return times
+        at = bisect(begins, event.time_range.start) - 1
+        if 0 <= at < len(steps):
+            steps[at][place(event, own)] += event.self_cpu_time_total
+    for step, (begin, end) in zip(steps, pairwise(begins), strict=True):
+        step["loop", "Python"] += end - begin - sum(step.values())
+    return {key: median(step.get(key, 0.0) for step in steps) for key in set().union(*steps)}
 
 
 @contextmanager
@@ -123,14 +132,14 @@ def phases(found: Profile, steps: int) -> Iterator[bool]:
     Steps to warm up, as many to time as ``steps``, and as many to profile; fills in ``found``.
     """
     yield from repeat(False, WARMUP)
-    started = time.process_time()
-    yield from repeat(False, steps)
-    found.step_ms = (time.process_time() - started) / steps * 1e3
+    marks = [time.process_time()]
+    for _ in range(steps):
+        yield False
+        marks.append(time.process_time())
+    found.step_ms = median(end - begin for begin, end in pairwise(marks)) * 1e3
     with named_kernels(), profile(activities=[ProfilerActivity.CPU]) as profiler:
-        started = time.perf_counter()
-        yield from repeat(False, steps)
-        elapsed_us = (time.perf_counter() - started) * 1e6
-    found.times = by_place(profiler.events(), elapsed_us)
+        yield from repeat(False, steps + 1)
+    found.times = by_place(profiler.events())
     yield True
 
 
@@ -172,7 +181,7 @@ def profiled(spec: RunSpec, steps: int) -> Profile:
 
 
 def row(method: str, chosen: argparse.Namespace) -> tuple[list[str], Profile | None]:
-    """The method's row of the table and the figures behind it."""
+    """The method's row of the table, and what is behind it; none if it refuses net or data."""
     try:
         spec = specification(f"method={method}", f"dataset={chosen.dataset}", *chosen.overrides)
         found = profiled(spec, chosen.steps)
@@ -205,7 +214,7 @@ def main() -> None:
         }
         gc.collect()
     title = (
-        f"Parts of a training step on {chosen.dataset} in per cent of the loop's time, "
+        f"Where the time of a training step on {chosen.dataset} goes, in per cent, "
         f"one thread of {machine('cpu')}"
     )
     table = Measured(title, ["method", "step ms", *GROUPS, "most of the other"], rows)
