@@ -6,7 +6,7 @@ dL/dW = sum_events eps * trace of the input patch,  dL/dX[t] = G[t+1] + leak dL/
 """
 
 import logging
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 # Share of active units from which two dense convolutions are faster (scripts/bench_ssgd.py).
 DENSE_FROM = 0.05
+BLOCK = 64  # units looked at together for a potential near the threshold
 
 
 def suits(op: nn.Module, x: Tensor, unit: Unit) -> bool:
@@ -54,8 +55,7 @@ class _ActiveConv(torch.autograd.Function):
     ) -> Tensor:
         current = F.conv2d(x.flatten(0, 1), weight, None, stride, padding).unflatten(0, x.shape[:2])
         spikes, active, slope = _fire(current, unit)
-        nonzero = x.flatten().nonzero().flatten().to(active.dtype)
-        ctx.save_for_backward(weight, nonzero, x.flatten()[nonzero], active, slope)
+        ctx.save_for_backward(weight, *_nonzero(x), active, slope)
         ctx.shapes, ctx.geometry, ctx.leak = (x.shape, current.shape), (stride, padding), unit.leak
         return spikes
 
@@ -87,19 +87,34 @@ def _say_dense() -> None:
 
 def _fire(current: Tensor, unit: Unit) -> tuple[Tensor, Tensor, Tensor]:
     """Spikes [T, B, ...], flat places [n] of the active events, their surrogate derivatives."""
-    spikes = torch.zeros_like(current)
-    v = torch.zeros_like(current[0])
-    integer = torch.int32 if current.numel() < 2**31 else torch.int64
-    places, slopes = [], []
-    for t, fired in enumerate(spikes.unbind()):
-        if t:
-            v = v * unit.leak - unit.drop * spikes[t - 1] + current[t - 1]
-        fired.copy_(v > unit.threshold)
-        x = v.flatten() - unit.threshold
-        near = (x.abs() < unit.window).nonzero().flatten()
-        places.append((near + t * v.numel()).to(integer))
-        slopes.append(1 / (unit.steepness * x[near].abs() + 1).square())
-    return spikes, torch.cat(places), torch.cat(slopes)
+    spikes = torch.empty_like(current, memory_format=torch.contiguous_format)
+    values, fired = (_array(x).reshape(len(x), -1) for x in (current, spikes))
+    v, found = np.zeros_like(values[0]), []
+    limits = unit.leak, unit.drop, unit.threshold, unit.window, unit.steepness
+    constants = tuple(map(v.dtype.type, limits))
+    for t in range(len(values)):
+        found += spread(v.size, partial(_step, values, fired, v, t, _place(current), constants))
+    return spikes, *_joined(found)
+
+
+def _nonzero(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Flat places [n] of the values other than zero, and the values."""
+    values = _array(x).reshape(-1)
+    return _joined(spread(values.size, partial(_pick, values, _place(x))))
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.detach().contiguous().numpy()
+
+
+def _place(x: Tensor) -> np.ndarray:
+    """An empty list of places in ``x``, of the narrower type that can tell them apart."""
+    return np.empty(0, np.int32 if x.numel() < 2**31 else np.int64)
+
+
+def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
+    places, values = zip(*parts, strict=True)
+    return torch.from_numpy(np.concatenate(places)), torch.from_numpy(np.concatenate(values))
 
 
 def _dense(
@@ -169,6 +184,74 @@ def _sparse(
     grad_w = sum(spread(batch, work), np.zeros_like(w))
     whole = torch.from_numpy(grad_w).permute(0, 3, 1, 2)
     return torch.from_numpy(grad_x).permute(0, 1, 4, 2, 3) if needs_x else None, whole
+
+
+@compiled
+def _step(
+    current: np.ndarray,
+    spikes: np.ndarray,
+    v: np.ndarray,
+    t: int,
+    place: np.ndarray,
+    constants: tuple[float, ...],
+    lo: int,
+    hi: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Step t of the units from lo to hi: potentials, spikes; places and slopes of active events."""
+    leak, drop, threshold, window, steepness = constants
+    one, n = v.dtype.type(1), 0
+    places, slopes = np.empty(hi - lo + 1, place.dtype), np.empty(hi - lo + 1, v.dtype)
+    distance = np.empty(BLOCK, v.dtype)
+    for start in range(lo, hi, BLOCK):
+        stop = min(start + BLOCK, hi)
+        if t > 0:
+            _advance(
+                v[start:stop], spikes[t - 1, start:stop], current[t - 1, start:stop], leak, drop
+            )
+        if _compare(v[start:stop], threshold, window, spikes[t, start:stop], distance):
+            for j in range(stop - start):  # each is written, and stays if the next goes behind it
+                places[n], slopes[n] = t * v.size + start + j, distance[j]
+                n += distance[j] < window
+    for i in range(n):
+        root = steepness * slopes[i] + one
+        slopes[i] = one / (root * root)
+    return places[:n].copy(), slopes[:n].copy()
+
+
+@compiled
+def _advance(
+    v: np.ndarray, spikes: np.ndarray, current: np.ndarray, leak: float, drop: float
+) -> None:
+    for j in range(v.size):
+        v[j] = v[j] * leak - drop * spikes[j] + current[j]
+
+
+@compiled
+def _compare(
+    v: np.ndarray, threshold: float, window: float, spikes: np.ndarray, distance: np.ndarray
+) -> int:
+    """Fire; how many potentials are near the threshold, and their distances from it."""
+    zero, one = v.dtype.type(0), v.dtype.type(1)
+    near = 0
+    for j in range(v.size):
+        spikes[j] = one if v[j] > threshold else zero
+        distance[j] = abs(v[j] - threshold)
+        near += distance[j] < window
+    return near
+
+
+@compiled
+def _pick(x: np.ndarray, place: np.ndarray, lo: int, hi: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places and values of what is not zero from lo to hi."""
+    n = 0
+    for j in range(lo, hi):
+        n += x[j] != 0
+    places, values = np.empty(n + 1, place.dtype), np.empty(n + 1, x.dtype)
+    n = 0
+    for j in range(lo, hi):
+        places[n], values[n] = j, x[j]
+        n += x[j] != 0
+    return places[:n], values[:n]
 
 
 @compiled
