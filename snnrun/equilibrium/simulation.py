@@ -1,6 +1,6 @@
 """The forward stage: a spiking simulation that keeps nothing but rates and final potentials."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -95,13 +95,16 @@ class _Units:
         self.constants, self.leak = neuron.constants, leak
         self.membrane, self.sum = torch.zeros_like(like), torch.zeros_like(like)
         self.spikes = torch.empty_like(like)
+        self.fire: Callable[[Tensor], None] | None = None
+        if compiles(self.sum[0], torch.float32, torch.float64):
+            from snnrun.kernels.averages import firing  # imports the compiler
+
+            self.fire = firing(self.membrane, self.sum, self.spikes, self.constants, leak=leak)
 
     def step(self, current: Tensor) -> Tensor:
         """Spikes [1, B, ...] for one step's current; the next step may overwrite them."""
-        if compiles(self.sum[0], torch.float32, torch.float64):
-            from snnrun.kernels.averages import fire  # imports the compiler
-
-            fire(current, self.membrane, self.sum, self.spikes, self.constants, leak=self.leak)
+        if self.fire is not None:
+            self.fire(current)
         else:
             before = State(self.membrane[0], None)
             self.spikes, after = lif(current, before, self.constants)

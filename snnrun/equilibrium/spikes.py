@@ -1,5 +1,6 @@
 """The backward stage of SPIDE: the implicit system solved by ternary spikes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -76,23 +77,25 @@ class _Couples:
         self.mask, self.subtracted, self.threshold, self.leak = mask, subtracted, threshold, leak
         self.potential, self.sum, self.count = (torch.zeros_like(like) for _ in range(3))
         self.sent = torch.empty_like(like)
-
-    def step(self, current: Tensor) -> None:
-        """Integrate one step, fire, and send on what was fired, masked and over c."""
+        self.couple: Callable[[Tensor], None] | None = None
         if compiles(self.sum[0], torch.float32, torch.float64):
-            from snnrun.kernels.averages import couple  # imports the compiler
+            from snnrun.kernels.averages import coupling  # imports the compiler
 
-            couple(
-                current,
+            self.couple = coupling(
                 self.potential,
                 self.sum,
                 self.count,
-                self.mask,
+                mask,
                 self.sent,
-                leak=self.leak,
-                threshold=self.threshold,
-                subtracted=self.subtracted,
+                leak=leak,
+                threshold=threshold,
+                subtracted=subtracted,
             )
+
+    def step(self, current: Tensor) -> None:
+        """Integrate one step, fire, and send on what was fired, masked and over c."""
+        if self.couple is not None:
+            self.couple(current)
             return
         u = self.potential.mul_(self.leak).add_(current)
         fired = u.abs() >= self.threshold

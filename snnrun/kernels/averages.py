@@ -3,8 +3,10 @@
 What takes torch a pass over memory per operation takes one in all. Products and sums are rounded
 one by one and in torch's order, so results are those of torch bit by bit.
 
-All tensors of a call have one shape. What a step changes is dense and laid out alike.
+All tensors of a layer have one shape. What a step changes is dense and laid out alike.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 from torch import Tensor
@@ -15,34 +17,32 @@ from snnrun.kernels.parameters import LIFParameters
 from snnrun.kernels.rows import Place, flat, laid_out
 
 
-def fire(
-    current: Tensor,
-    membrane: Tensor,
-    total: Tensor,
-    spikes: Tensor,
-    p: LIFParameters,
-    *,
-    leak: float,
-) -> None:
-    """One step of the recursion that `LIFParameters` states, without its delay.
+def firing(
+    membrane: Tensor, total: Tensor, spikes: Tensor, p: LIFParameters, *, leak: float
+) -> Callable[[Tensor], None]:
+    """Units that fire: called with the current of a step, in any layout, they take that step.
+
+    It is the recursion that `LIFParameters` states, without its delay.
 
     Args:
-        current: laid out in any way.
         membrane: after the last reset; becomes that after this one.
         total: leak-weighted sum of the spikes, to which this step's are added.
         spikes: where to write this step's, 0 or 1.
         p: constants of the units.
         leak: that of the sum.
     """
-    current = laid_out(current, membrane)
-    arrays = [flat(t) for t in (current, membrane, total, spikes)]
+    arrays = [flat(t) for t in (membrane, total, spikes)]
     dtype = arrays[0].dtype
     constants, kept = constants_of(p, dtype), dtype.type(leak)
-    split(membrane.numel(), lambda lo, hi: _fire(*arrays, constants, kept, lo, hi))
+
+    def step(current: Tensor) -> None:
+        x = flat(laid_out(current, membrane))
+        split(x.size, lambda lo, hi: _fire(x, *arrays, constants, kept, lo, hi))
+
+    return step
 
 
-def couple(
-    current: Tensor,
+def coupling(
     potential: Tensor,
     total: Tensor,
     count: Tensor,
@@ -52,11 +52,12 @@ def couple(
     leak: float,
     threshold: float,
     subtracted: float,
-) -> None:
-    """One step of ternary couples, which output 2 threshold with their sign and subtract it.
+) -> Callable[[Tensor], None]:
+    """Ternary couples, which output 2 threshold with their sign and subtract it.
+
+    Called with the current of a step, in any layout, they take that step.
 
     Args:
-        current: laid out in any way.
         potential: after the last reset, before the leak; becomes that after this one.
         total: leak-weighted sum of the outputs, to which this step's are added.
         count: number of outputs of either sign.
@@ -66,11 +67,15 @@ def couple(
         threshold: size of the potential at which a couple fires.
         subtracted: see ``sent``.
     """
-    current, mask = laid_out(current, potential), laid_out(mask, potential)
-    arrays = [flat(t) for t in (current, potential, total, count, mask, sent)]
+    arrays = [flat(t) for t in (potential, total, count, laid_out(mask, potential), sent)]
     kind = arrays[0].dtype.type
     constants = [kind(c) for c in (leak, threshold, 2 * threshold, subtracted)]
-    split(potential.numel(), lambda lo, hi: _couple(*arrays, *constants, lo, hi))
+
+    def step(current: Tensor) -> None:
+        x = flat(laid_out(current, potential))
+        split(x.size, lambda lo, hi: _couple(x, *arrays, *constants, lo, hi))
+
+    return step
 
 
 @compiled

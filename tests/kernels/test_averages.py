@@ -7,7 +7,7 @@ import torch
 import units
 
 from snnrun.kernels import eager
-from snnrun.kernels.averages import couple, fire
+from snnrun.kernels.averages import coupling, firing
 from snnrun.kernels.cpu import BLOCK
 
 IF = replace(units.UNITS, leak=1.0)
@@ -48,8 +48,9 @@ def fired(current, p, leak, like=None):
     """Membranes, sums and spikes after the steps."""
     like = current[0] if like is None else like
     membrane, total, spikes = (torch.zeros_like(like) for _ in range(3))
+    fire = firing(membrane, total, spikes, p, leak=leak)
     for x in current:
-        fire(x, membrane, total, spikes, p, leak=leak)
+        fire(x)
     return membrane, total, spikes
 
 
@@ -71,8 +72,9 @@ def coupled(current, mask, like=None, **constants):
     like = current[0] if like is None else like
     state = tuple(torch.zeros_like(like) for _ in range(4))
     potential, total, count, sent = state
+    couple = coupling(potential, total, count, mask, sent, **constants)
     for x in current:
-        couple(x, potential, total, count, mask, sent, **constants)
+        couple(x)
     return state
 
 
