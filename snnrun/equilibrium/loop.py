@@ -121,7 +121,7 @@ class Loop:
     @torch.no_grad()
     def residual(self) -> Tensor:
         """Mean distance of the last layer's rate from what its current makes it, |a - f(a)|."""
-        return (self.rates[-1] - self._settled(-1)).abs().mean()
+        return (self.rates[-1] - self._settled(-1)).abs_().mean()
 
     def rate(self) -> Tensor:
         """Mean rate of all units."""
@@ -142,4 +142,4 @@ class Loop:
         return lambda rate: self.map(i, rate) - offset
 
     def _settled(self, i: int) -> Tensor:
-        return (self.currents[i].detach() / self.subtracted).clamp(0, 1)
+        return (self.currents[i].detach() / self.subtracted).clamp_(0, 1)
