@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,17 +31,26 @@ def saves_less(x: Tensor) -> bool:
 
 
 def spikes_as_bits(x: Tensor) -> AbstractContextManager[None]:
-    """Around what is computed of ``x``: on a CPU its graph keeps spikes in a bit each."""
-    return saved_tensors_hooks(_save, _restore) if saves_less(x) else nullcontext()
+    """Around what is computed of ``x``: on a CPU its graph keeps spikes in a bit each.
+
+    Not so ``x`` itself, which is there anyway.
+    """
+    if not saves_less(x):
+        return nullcontext()
+    return saved_tensors_hooks(partial(_save, _place(x)), _restore)
 
 
-def _save(x: Tensor) -> Any:
-    if not compiles(x, torch.float32, torch.float64, torch.bfloat16):
+def _save(there: int, x: Tensor) -> Any:
+    if _place(x) == there or not compiles(x, torch.float32, torch.float64, torch.bfloat16):
         return x
     from snnrun.kernels.bits import pack  # imports the compiler
 
     packed = pack(x)
     return x if packed is None else packed
+
+
+def _place(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
 
 
 def _restore(saved: Any) -> Tensor:

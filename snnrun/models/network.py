@@ -12,7 +12,9 @@ from snnrun.kernels.saved import saves_less, spikes_as_bits
 from snnrun.kits.plain import Feedback, reset
 from snnrun.kits.synapse import Synapse, is_static, repeat
 
-CACHED = 4 * 2**20  # bytes of the first current, the widest as a rule, that stay in the cache
+# Values of the first current, the widest as a rule, that a chunk has at most: with fewer, matrix
+# products are slower; with more, what lies between two ops leaves the cache.
+WIDEST = 2**21
 SHORTEST = 4  # steps of a chunk; what a chunk costs by itself takes over below
 
 
@@ -74,13 +76,7 @@ class Network(nn.Module, ABC):
         """How many chunks, of nearly equal length, the sequence ``x`` is cut into."""
         if not (self.in_chunks and saves_less(x)) or len(x) < 2 * SHORTEST:
             return 1
-        size = len(x) * self.stem.units(x) * _of_currents(x).itemsize
-        return min(len(x) // SHORTEST, math.ceil(size / CACHED))
-
-
-def _of_currents(x: Tensor) -> torch.dtype:
-    lower = torch.is_autocast_enabled(x.device.type)
-    return torch.get_autocast_dtype(x.device.type) if lower else x.dtype
+        return min(len(x) // SHORTEST, math.ceil(len(x) * self.stem.units(x) / WIDEST))
 
 
 class Layer(nn.Module):

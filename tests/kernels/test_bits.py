@@ -70,6 +70,7 @@ def test_spikes_that_end_within_a_byte_are_not_taken():
     assert pack(spikes(4, 8191)) is None
 
 
+INPUT = torch.ones(1)
 TAKEN = {"spikes": spikes(512, 64)}
 LEFT = {
     "few": spikes(COMPILED_FROM // 2, 1),
@@ -82,7 +83,7 @@ LEFT = {
 def test_gradients_are_those_of_the_spikes_themselves(x):
     weight = torch.randn(32, x.shape[1], requires_grad=True)
     grads = []
-    for around in (spikes_as_bits(x), nullcontext()):
+    for around in (spikes_as_bits(INPUT), nullcontext()):
         with around:
             loss = torch.nn.functional.linear(x, weight).square().sum()
         grads += torch.autograd.grad(loss, weight)
@@ -97,10 +98,16 @@ def kept_itself(x):
 
 @pytest.mark.parametrize("x", (TAKEN | LEFT).values(), ids=TAKEN | LEFT)
 def test_graphs_keep_spikes_as_bits_but_in_full_where_they_are_counted(x):
-    with spikes_as_bits(x):
+    with spikes_as_bits(INPUT):
         assert kept_itself(x) is (x is not TAKEN["spikes"])
-    with saved_in_full(), spikes_as_bits(x):
+    with saved_in_full(), spikes_as_bits(INPUT):
         assert kept_itself(x)
+
+
+def test_the_input_is_there_anyway():
+    x = TAKEN["spikes"]
+    with spikes_as_bits(x):
+        assert kept_itself(x[:])
 
 
 def test_nothing_is_packed_without_a_graph():

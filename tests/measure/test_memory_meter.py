@@ -157,7 +157,7 @@ def test_peak_on_cuda_is_that_of_the_allocator():
 def test_a_sequence_that_would_pass_in_chunks_counts_as_a_whole(specified):
     wide = ("dataset=synthetic", "model.hidden=[2048]", "model.norm=none", "method=bptt")
     net, _ = build_net(specified(*wide, "method.timesteps=16"), torch.device("cpu"))
-    x = torch.rand(16, 64, 1, 8, 8)
+    x = torch.rand(16, 128, 1, 8, 8)
     counted = []
     for net.in_chunks in (False, True):
         with saved_for_backward(net, x) as saved:

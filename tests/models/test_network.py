@@ -89,7 +89,7 @@ def test_chunks_agree_in_training_too_when_no_batch_is_normalised(build, name):
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
 
 
-# 512 kB in the first current of a step: 12 steps of it are more than stay in the cache
+# 1024 values per sample in the first current: 12 steps of 256 samples are too many at once
 WIDE = {
     "mlp": MLP(name="mlp", norm="auto", hidden=[1024, 20], dropout=0.0, feedback=False),
     "mlp with feedback": MLP(name="mlp", norm="auto", hidden=[1024, 20], dropout=0, feedback=True),
@@ -103,7 +103,7 @@ WIDE = {
 @pytest.mark.parametrize("name", WIDE)
 def test_a_net_cuts_long_sequences_by_itself_and_the_gradient_is_the_same(build, name, static):
     net = build(WIDE[name], "sws").train()
-    x = torch.randn(1 if static else 12, 64, *SHAPE).expand(12, -1, -1, -1, -1)
+    x = torch.randn(1 if static else 12, 256, *SHAPE).expand(12, -1, -1, -1, -1)
     lengths: list[int] = []
     net.stem.register_forward_hook(lambda _, args, __: lengths.append(len(args[0])))
     found = []
@@ -122,7 +122,7 @@ def test_a_short_sequence_stays_whole(build):
     net.in_chunks = True
     lengths: list[int] = []
     net.stem.register_forward_hook(lambda _, args, __: lengths.append(len(args[0])))
-    net(torch.randn(7, 64, *SHAPE))
+    net(torch.randn(7, 512, *SHAPE))
     net(torch.randn(64, 1, *SHAPE))
     assert lengths == [7, 64]
 
