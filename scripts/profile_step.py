@@ -8,6 +8,7 @@ thread, watched by torch's profiler. Self time goes to the innermost of
 
 - products: matrix products and convolutions, forward and backward, with what torch does in them;
 - own kernels: snnrun's autograd functions and compiled kernels;
+- torch layers: batch norm and ReLU, where torch's kernels do the same work as ours would;
 - other: the rest of Method.step by operation, the interpreter as "Python";
 - loop: all outside of Method.step: data, running loss and accuracy, display.
 
@@ -53,11 +54,16 @@ CPU = torch.device("cpu")
 WARMUP = 8
 STEP, KERNEL = "Method.step", "compiled kernel"  # names of ranges in the profile
 ENGINE = "autograd::engine::evaluate_function"
-GROUPS = ("products", "own kernels", "other", "loop")
-PRODUCTS = {
+GROUPS = ("products", "own kernels", "torch layers", "other", "loop")
+PRODUCTS = (
     *("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mv", "aten::dot"),
     *("aten::convolution", "aten::convolution_backward"),
-}
+)
+LAYERS = (
+    *("aten::native_batch_norm", "aten::native_batch_norm_backward"),
+    *("aten::relu", "aten::clamp_min", "aten::threshold_backward"),
+)
+GROUP_OF = dict.fromkeys(PRODUCTS, "products") | dict.fromkeys(LAYERS, "torch layers")
 Times = dict[tuple[str, str], float]  # microseconds by group and name
 
 
@@ -79,8 +85,8 @@ def place(event: FunctionEvent, own: set[str]) -> tuple[str, str]:
     """Group and name to which the self time of an event belongs; ``own`` are snnrun's functions."""
     around: FunctionEvent | None = event
     while around is not None and around.name != STEP:
-        if around.name in PRODUCTS:
-            return "products", around.name
+        if around.name in GROUP_OF:
+            return GROUP_OF[around.name], around.name
         if around.name in own:
             return "own kernels", around.name
         around = around.cpu_parent
@@ -215,7 +221,7 @@ def main() -> None:
         gc.collect()
     title = (
         f"Where the time of a training step on {chosen.dataset} goes, in per cent, "
-        f"one thread of {machine('cpu')}"
+        f"one thread of {machine('cpu')} ({specification().hardware.chosen()})"
     )
     table = Measured(title, ["method", "step ms", *GROUPS, "most of the other"], rows)
     table.show()

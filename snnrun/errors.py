@@ -1,5 +1,6 @@
 """Errors that are the user's to mend: one line: what, where, what is accepted, what to do."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -51,7 +52,8 @@ def enough_memory() -> Iterator[None]:
             "can't allocate memory" in text or "out of memory" in text
         ):
             raise
-        asked = text.rpartition("memory: ")[2].partition(".")[0] or "no more to be had"
+        found = re.search(r"allocate ([\d.]+) (\w+)", text)
+        asked = f"{found[1].rstrip('.')} {found[2]} asked for" if found else "no more to be had"
         raise UserError(
             f"out of memory ({asked}); try a smaller dataset.batch_size, method.timesteps or model"
         ) from error

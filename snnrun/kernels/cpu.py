@@ -258,7 +258,7 @@ def _integrate(
         potentials[at + j] = u
 
 
-@contracted
+@compiled
 def _step_back(
     potentials: np.ndarray,
     row: Place,
@@ -272,7 +272,11 @@ def _step_back(
     constants: tuple[float, ...],
     kind: Kind,
 ) -> None:
-    """One step of the recursion of `eager.backward`; vectorised only as its own function."""
+    """One step of the recursion of `eager.backward`; vectorised only as its own function.
+
+    Its products are rounded: in a sum of two, either could be fused with the addition, and the
+    process that compiles and those that load its code would not choose the same one.
+    """
     n, row, above = np.uint64(n), np.uint64(row), np.uint64(above)
     at, place = np.uint64(at), np.uint64(place)
     before, gain, after, scale, offset, threshold, attached, width, cutoff, firing = constants

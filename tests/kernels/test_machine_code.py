@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from threading import Thread
 
@@ -60,3 +63,45 @@ def test_without_a_place_for_it_code_is_compiled_all_the_same(process, monkeypat
     x = np.zeros(1)
     process()(x)
     assert x == [1]
+
+
+# Trained constants and both precisions: code that is put together from other code.
+GRADIENTS = """
+import hashlib
+import torch
+from snnrun.kernels.multistep import lif
+from snnrun.kernels.parameters import LIFParameters, TrainedParameters
+from snnrun.neurons.surrogate import Surrogate
+
+torch.set_num_threads(1)
+for name in ("triangle", "sigmoid"):
+    for trained in (False, True):
+        for dtype in (torch.float32, torch.bfloat16):
+            torch.manual_seed(0)
+            leak = torch.tensor(0.5, dtype=torch.float64, requires_grad=True) if trained else 0.5
+            made = TrainedParameters if trained else LIFParameters
+            p = made(
+                leak=leak, threshold=1.0, hard=False, rest=0.0, detach_reset=False, delay=0,
+                surrogate=Surrogate(name=name, width=2.0), fires_at_threshold=True,
+                decay_input=True, leak_reset=True,
+            )
+            x = torch.randn(6, 40000).to(dtype).requires_grad_()
+            spikes, _ = lif(x, None, p)
+            spikes.backward(torch.randn(6, 40000).to(dtype))
+            grads = [x.grad.float(), leak.grad] if trained else [x.grad.float()]
+            print(*(hashlib.sha256(g.numpy().tobytes()).hexdigest() for g in grads))
+"""
+
+
+def test_the_process_that_compiles_and_those_that_load_its_code_compute_the_same_bits(tmp_path):
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", GRADIENTS],
+            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for _ in range(2)
+    ]
+    assert found[0] and found[0] == found[1]
