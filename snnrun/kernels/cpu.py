@@ -272,11 +272,7 @@ def _step_back(
     constants: tuple[float, ...],
     kind: Kind,
 ) -> None:
-    """One step of the recursion of `eager.backward`; vectorised only as its own function.
-
-    Its products are rounded: in a sum of two, either could be fused with the addition, and the
-    process that compiles and those that load its code would not choose the same one.
-    """
+    """One step of the recursion of `eager.backward`; vectorised only as its own function."""
     n, row, above = np.uint64(n), np.uint64(row), np.uint64(above)
     at, place = np.uint64(at), np.uint64(place)
     before, gain, after, scale, offset, threshold, attached, width, cutoff, firing = constants
@@ -363,7 +359,7 @@ def _step_back_summing(
         reset = grad if fired else zero
         jump = u * (after - scale) - offset
         spiked = slopes[j] * (get(grad_spikes, above + j) - attached * grad * jump)
-        delta = spiked + (scale if fired else after) * grad
+        delta = _plus(spiked, (scale if fired else after) * grad)
         put(delta * gain, out, place + j)
         carried[at + j] = delta * before
         to_before += delta * v[j]
@@ -378,6 +374,12 @@ def _step_back_summing(
     sums[block, 3] += to_scale
     sums[block, 4] += to_offset
     sums[block, 5] += to_threshold
+
+
+@compiled
+def _plus(x: float, y: float) -> float:
+    """The sum of two products, which are rounded as in `_step_back` (see `contracted`)."""
+    return x + y
 
 
 @compiled

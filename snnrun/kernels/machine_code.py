@@ -20,7 +20,11 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 def contracted(function: Callable[..., Any]) -> Any:
-    """`compiled`, with multiply and add rounded once: faster, not bit by bit what torch does."""
+    """`compiled`, with multiply and add rounded once: faster, not bit by bit what torch does.
+
+    Not for a sum of two products: either can be fused with the addition, and the process that
+    compiles and those that load its code would not choose the same one.
+    """
     return _kept(function, fastmath={"contract"})
 
 

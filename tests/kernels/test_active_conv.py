@@ -9,14 +9,6 @@ from snnrun.kernels.events import Unit
 UNIT = Unit(leak=0.9, synapse=None, threshold=0.7, drop=0.6, window=0.2, steepness=100.0)
 
 
-@pytest.fixture(params=[1, 3], ids=["one thread", "three threads"])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(5, 2, 3, 7, 11), (4, 1, 1, 8, BLOCK), (2, 1, 1, 1, 1)])
 def test_units_fire_and_active_events_are_listed(shape, dtype, threads):

@@ -29,14 +29,6 @@ def dtype(request):
     return request.param
 
 
-@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
-
-
 def currents(shape, dtype):
     """Of both signs, half of them multiples of 1/4 so that thresholds are met exactly."""
     torch.manual_seed(0)

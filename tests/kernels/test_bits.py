@@ -20,14 +20,6 @@ def dtype(request):
     return request.param
 
 
-@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
-
-
 def spikes(*shape, dtype=torch.float32, amplitude=1.0, rate=0.3):
     torch.manual_seed(0)
     return (torch.rand(shape) < rate).to(dtype) * amplitude
