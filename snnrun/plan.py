@@ -1,9 +1,10 @@
 """How a run computes on this machine: chosen once by a short probe, kept in the user's cache.
 
-Four choices, all of the CPU: how float32 matrix products are computed, how maps lie in memory,
-whether the allocator hands freed memory back to the system at every step, and whether sequences
-pass a net in chunks that stay in the cache. A choice that changes numbers is made only if its error
-is bounded; fp64 runs keep torch's own products and layout.
+Five choices, all of the CPU: how float32 matrix products are computed, whether fully connected ops
+skip the zeros of spikes, how maps lie in memory, whether the allocator hands freed memory back to
+the system at every step, and whether sequences pass a net in chunks that stay in the cache. A
+choice that changes numbers is made only if its error is bounded; fp64 runs keep torch's own
+products and layout.
 """
 
 import ctypes
@@ -13,32 +14,28 @@ import logging
 import os
 import platform
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from snnrun.data.places import cache_home
 from snnrun.errors import UserError, choice
+from snnrun.kernels.linear import skip_zeros
 
 log = logging.getLogger(__name__)
 
-VERSION = 3  # of the probe: raise it when plans kept in caches should be made anew
-LARGEST_ERROR = 2e-6  # of a float32 product, over its largest value; plain products have 2e-7
-GAIN = 1.05  # how much faster products by oneDNN have to be
-CLEAR = 1.25  # a lead in time that noise does not make
+VERSION = 4  # of the probe: raise it when plans kept in caches should be made anew
 
 CHOICES = {
     "products": ("plain", "onednn"),
+    "zeros": ("multiplied", "skipped"),
     "layout": ("contiguous", "channels_last"),
     "allocator": ("return", "keep"),
     "sequences": ("whole", "chunks"),
 }
+PRECISION = {"plain": "highest", "onednn": "medium"}  # of float32 products, in torch's words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +44,7 @@ class Plan:
 
     Attributes:
         products: float32 matrix products plain, or by oneDNN (on some CPUs in lower precision).
+        zeros: of spikes, in fully connected ops: multiplied like other values, or skipped.
         layout: of weights and maps of convolutions.
         allocator: keep freed memory for the next step, or return it to the system.
         sequences: pass a net at once, or in chunks (Network.in_chunks) where the method allows it.
@@ -54,6 +52,7 @@ class Plan:
     """
 
     products: str = "plain"
+    zeros: str = "multiplied"
     layout: str = "contiguous"
     allocator: str = "return"
     sequences: str = "whole"
@@ -89,8 +88,8 @@ class Plan:
 
     def prepare(self) -> None:
         """Set what is global to the process."""
-        precision = "medium" if self.products == "onednn" else "highest"
-        torch.set_float32_matmul_precision(precision)
+        torch.set_float32_matmul_precision(PRECISION[self.products])
+        skip_zeros(self.zeros == "skipped")
         if self.allocator == "keep":
             keep_freed_memory()
 
@@ -105,6 +104,7 @@ class Planning:
 
     probe: bool
     products: str | None
+    zeros: str | None
     layout: str | None
     allocator: str | None
     sequences: str | None
@@ -149,6 +149,8 @@ def _kept(threads: int) -> Plan:
         return Plan(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         pass  # not there yet, or not readable: probed again
+    from snnrun.probe import probe  # only where a machine is probed
+
     plan = probe()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,67 +161,3 @@ def _kept(threads: int) -> Plan:
     except OSError as error:
         log.info("the plan of this machine could not be kept in %s: %s", path, error)
     return plan
-
-
-def probe() -> Plan:
-    """Measure on small products and maps what is faster here, within the bounds on error."""
-    before = torch.get_float32_matmul_precision()
-    state = torch.get_rng_state()
-    try:
-        torch.manual_seed(0)
-        products, error = _probe_products()
-        layout = _probe_layout()
-    finally:
-        torch.set_float32_matmul_precision(before)
-        torch.set_rng_state(state)
-    glibc = platform.libc_ver()[0] == "glibc"
-    allocator = "keep" if glibc else "return"
-    return Plan(
-        products=products, layout=layout, allocator=allocator, sequences="chunks", error=error
-    )
-
-
-def _probe_products() -> tuple[str, float]:
-    spikes, weight = (torch.rand(512, 768) < 0.2).float(), torch.randn(768, 512) / 16
-    exact = spikes.double() @ weight.double()
-    found = {}
-    for name, precision in (("plain", "highest"), ("onednn", "medium")):
-        torch.set_float32_matmul_precision(precision)
-        error = float((spikes @ weight - exact).abs().max() / exact.abs().max())
-        found[name] = (_seconds(lambda: spikes @ weight), error)
-    plain, onednn = found["plain"], found["onednn"]
-    better = onednn[0] * GAIN < plain[0] and onednn[1] <= LARGEST_ERROR
-    return ("onednn", onednn[1]) if better else ("plain", plain[1])
-
-
-def _probe_layout() -> str:
-    """Time a convolution, batch norm and pool, forward and backward, in both layouts."""
-    from snnrun.kits.between import Between  # only where a machine is probed
-    from snnrun.kits.norm import normalised
-
-    ones, zeros, pool = torch.ones(32), torch.zeros(32), Between(nn.AvgPool2d(2))
-
-    def block(x: Tensor, weight: Tensor) -> None:
-        y, _, _ = normalised(F.conv2d(x, weight, padding=1), ones, zeros, 1e-5)
-        pool(y.unsqueeze(0)).sum().backward()
-
-    seconds = {}
-    for name in CHOICES["layout"]:
-        layout = Plan(layout=name).memory_format()
-        x = torch.rand(32, 16, 28, 28).contiguous(memory_format=layout).requires_grad_()
-        weight = torch.randn(32, 16, 3, 3).contiguous(memory_format=layout).requires_grad_()
-        seconds[name] = _seconds(partial(block, x, weight))
-    # Level in single precision they are not in bfloat16, which likes its channels innermost.
-    faster = seconds["contiguous"] * CLEAR < seconds["channels_last"]
-    return "contiguous" if faster else "channels_last"
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    """Shortest CPU time of five, after one that does not count."""
-    work()
-    times = []
-    for _ in range(5):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return min(times)

@@ -5,7 +5,8 @@ import torch
 
 from snnrun import plan as plans
 from snnrun.errors import ConfigError, UserError
-from snnrun.plan import CHOICES, LARGEST_ERROR, Plan, Planning, probe
+from snnrun.plan import CHOICES, Plan, Planning
+from snnrun.probe import LARGEST_ERROR, probe
 from snnrun.run import build_net, execute
 
 CPU = torch.device("cpu")
@@ -32,13 +33,13 @@ def test_probe_bounds_the_error_and_leaves_torch_as_it_was():
 
 def test_a_machine_is_probed_once(tmp_path, monkeypatch):
     first = planning().plan(CPU, torch.float32)
-    monkeypatch.setattr(plans, "probe", lambda: pytest.fail("probed again"))
+    monkeypatch.setattr("snnrun.probe.probe", lambda: pytest.fail("probed again"))
     plans._kept.cache_clear()
     assert planning().plan(CPU, torch.float32) == first
 
 
 def test_an_unreadable_cache_is_made_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(plans, "probe", lambda: Plan(products="onednn"))
+    monkeypatch.setattr("snnrun.probe.probe", lambda: Plan(products="onednn"))
     planning().plan(CPU, torch.float32)
     (file,) = (tmp_path / "snnrun" / "plans").iterdir()
     file.write_text("{")
@@ -49,12 +50,12 @@ def test_an_unreadable_cache_is_made_anew(tmp_path, monkeypatch):
 
 def test_fp64_keeps_the_products_and_layout_of_torch(monkeypatch):
     fast = Plan(products="onednn", layout="channels_last", allocator="keep")
-    monkeypatch.setattr(plans, "probe", lambda: fast)
+    monkeypatch.setattr("snnrun.probe.probe", lambda: fast)
     assert planning().plan(CPU, torch.float64) == Plan(allocator="keep")
 
 
 def test_named_choices_win_over_the_probe(monkeypatch):
-    monkeypatch.setattr(plans, "probe", lambda: Plan(products="onednn", error=1e-7))
+    monkeypatch.setattr("snnrun.probe.probe", lambda: Plan(products="onednn", error=1e-7))
     assert planning(products="plain").plan(CPU, torch.float32) == Plan()
     assert planning(probe=False, layout="channels_last").plan(CPU, torch.float32) == Plan(
         layout="channels_last"
@@ -74,7 +75,7 @@ def test_another_plan_is_refused_on_resume_with_the_key_to_add():
 
 
 def test_a_plan_reads_as_its_choices_and_the_error_if_it_was_probed():
-    text = "products onednn, layout contiguous, allocator keep, sequences whole"
+    text = "products onednn, zeros multiplied, layout contiguous, allocator keep, sequences whole"
     assert str(Plan(products="onednn", allocator="keep")) == text
     assert str(Plan(products="onednn", allocator="keep", error=2e-7)).startswith(text)
     assert str(Plan(error=2e-7)).endswith("error of products 2.0e-07")

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from snnrun.kernels.linear import linear
 from snnrun.kits.norm import TimeBatchNorm
 
 Op = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
@@ -26,7 +27,7 @@ def fan_in(op: Op) -> int:
 def apply(op: Op, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The linear map of ``op`` with the given weights on ``x`` [N, ...]."""
     if isinstance(op, nn.Linear):
-        return F.linear(x, weight, bias)
+        return linear(x, weight, bias)
     if isinstance(op, nn.ConvTranspose2d):
         padding = cast(tuple[int, ...], op.padding)  # a transposed op takes no "same"
         return F.conv_transpose2d(

@@ -1,0 +1,99 @@
+"""Rows of a matrix added up in vector registers, which a loop in Python's terms does not reach."""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+VECTORS, LANES = 4, 16  # registers that sum, and the values of each (512 bits)
+COLUMNS = VECTORS * LANES  # summed at once
+FLOAT_BYTES = 4
+
+
+@intrinsic
+def add_rows(
+    _context: Any,
+    index: types.Array,
+    first: types.Integer,
+    last: types.Integer,
+    rows: types.Array,
+    place: types.Integer,
+    stride: types.Integer,
+    begin: types.Array,
+    begin_at: types.Integer,
+    out: types.Array,
+    out_at: types.Integer,
+) -> Any:
+    """out[out_at + c] = begin[begin_at + c] + sum_i rows[place + index[i] * stride + c].
+
+    For the `COLUMNS` values of c and for i from first up to last, in this order. All but the
+    indices (unsigned) are of float32.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        def data(which: int) -> ir.Value:
+            array = context.make_array(signature.args[which])
+            return array(context, builder, arguments[which]).data
+
+        sums = _load(builder, builder.gep(data(6), [arguments[7]]))
+        rows = builder.gep(data(3), [arguments[4]])
+        first, last, stride = arguments[1], arguments[2], arguments[5]
+        sums = _add(builder, data(0), first, last, rows, stride, sums)
+        _store(builder, sums, builder.gep(data(8), [arguments[9]]))
+        return context.get_dummy_value()
+
+    number = types.int64
+    arguments = (index, number, number, rows, number, number, begin, number, out, number)
+    return types.void(*arguments), generate
+
+
+def _add(
+    builder: ir.IRBuilder,
+    index: ir.Value,
+    first: ir.Value,
+    last: ir.Value,
+    rows: ir.Value,
+    stride: ir.Value,
+    sums: list[ir.Value],
+) -> list[ir.Value]:
+    """A loop over the indices, at the end of which the builder stands; the sums it leaves."""
+    before = builder.block
+    head, body, end = (builder.append_basic_block(name) for name in ("head", "body", "end"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    i = builder.phi(first.type)
+    totals = [builder.phi(value.type) for value in sums]
+    builder.cbranch(builder.icmp_signed("<", i, last), body, end)
+    builder.position_at_end(body)
+    row = builder.zext(builder.load(builder.gep(index, [i])), stride.type)
+    values = _load(builder, builder.gep(rows, [builder.mul(row, stride)]))
+    added = [builder.fadd(total, value) for total, value in zip(totals, values, strict=True)]
+    for variable, start, later in (
+        (i, first, builder.add(i, i.type(1))),
+        *zip(totals, sums, added, strict=True),
+    ):
+        variable.add_incoming(start, before)
+        variable.add_incoming(later, body)
+    builder.branch(head)
+    builder.position_at_end(end)
+    return totals
+
+
+def _load(builder: ir.IRBuilder, address: ir.Value) -> list[ir.Value]:
+    values = [builder.load(place) for place in _vectors(builder, address)]
+    for value in values:
+        value.align = FLOAT_BYTES
+    return values
+
+
+def _store(builder: ir.IRBuilder, values: list[ir.Value], address: ir.Value) -> None:
+    for value, place in zip(values, _vectors(builder, address), strict=True):
+        builder.store(value, place).align = FLOAT_BYTES
+
+
+def _vectors(builder: ir.IRBuilder, address: ir.Value) -> list[ir.Value]:
+    """Addresses of the vectors that follow each other from an address of a float on."""
+    vector = ir.VectorType(ir.FloatType(), LANES).as_pointer()
+    first = builder.bitcast(address, vector)
+    return [builder.gep(first, [ir.IntType(64)(v)]) for v in range(VECTORS)]

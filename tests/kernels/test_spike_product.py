@@ -1,0 +1,116 @@
+"""Fully connected ops that skip zeros are those that multiply them, up to the order of sums."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from snnrun.kernels import spike_product
+from snnrun.kernels.add_rows import COLUMNS
+from snnrun.kernels.linear import LEAST_PRODUCTS, LEAST_ROWS, linear, skips_zeros
+from snnrun.kernels.spike_product import BLOCK, DENSEST, spike_linear
+
+SIZES = {  # rows, inputs, outputs
+    "whole blocks": (2 * BLOCK, BLOCK, 2 * COLUMNS),
+    "ends within blocks": (2 * BLOCK + 7, 3 * BLOCK + 5, 3 * COLUMNS + 9),
+    "less than a block": (20, 30, COLUMNS),
+}
+
+
+@pytest.fixture(autouse=True)
+def _skipping():
+    with skips_zeros(True):
+        yield
+
+
+def spikes(rows, inputs, rate=0.2):
+    torch.manual_seed(0)
+    return (torch.rand(rows, inputs) < rate).float()
+
+
+def whole_numbers(*shape):
+    """Values whose sums are exact in whatever order they are taken."""
+    return torch.randint(-64, 64, shape).float()
+
+
+def with_gradients(function, x, weight, bias, above):
+    leaves = [t.clone().requires_grad_() for t in (x, weight)]
+    leaves += [] if bias is None else [bias.clone().requires_grad_()]
+    y = function(leaves[0], leaves[1], leaves[2] if bias is not None else None)
+    return [y.detach(), *torch.autograd.grad(y, leaves, above)]
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """Sizes of the products for which zeros were skipped."""
+    calls, product = [], spike_product._product
+    monkeypatch.setattr(
+        spike_product, "_product", lambda ones, *a: calls.append(ones) or product(ones, *a)
+    )
+    return calls
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.02, 0.3])
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_values_and_gradients_are_those_of_all_products(size, biased, rate, threads, products):
+    rows, inputs, outputs = size
+    x = spikes(rows, inputs, rate)
+    weight, above = whole_numbers(outputs, inputs), whole_numbers(rows, outputs)
+    bias = whole_numbers(outputs) if biased else None
+    found = with_gradients(spike_linear, x, weight, bias, above)
+    assert len(products) == 2
+    for here, there in zip(found, with_gradients(F.linear, x, weight, bias, above), strict=True):
+        assert torch.equal(here, there)
+
+
+def test_gradients_may_come_in_any_layout():
+    x, weight = spikes(400, 200), whole_numbers(128, 200)
+    for above in (whole_numbers(128, 400).t(), whole_numbers(1, 1).expand(400, 128)):
+        found = with_gradients(spike_linear, x, weight, None, above)
+        assert torch.equal(found[2], (above.t() @ x))
+
+
+@pytest.mark.parametrize("value", [0.5, 2.0, -1.0, float("nan"), -0.0])
+@pytest.mark.parametrize("place", [(0, 0), (399, 199), (200, 170)])
+def test_one_other_value_is_enough_to_multiply(value, place, products, threads):
+    x, weight = spikes(400, 200), torch.randn(128, 200)
+    x[place] = value
+    torch.testing.assert_close(
+        spike_linear(x, weight, None), F.linear(x, weight), rtol=0, atol=0, equal_nan=True
+    )
+    assert not products
+
+
+@pytest.mark.parametrize(("rate", "skipped"), [(0.95 * DENSEST, True), (1.05 * DENSEST, False)])
+def test_many_spikes_are_multiplied(rate, skipped, products, threads):
+    spike_linear(spikes(2000, 500, rate), torch.randn(128, 500), None)
+    assert bool(products) is skipped
+
+
+def test_the_number_of_threads_does_not_change_a_bit():
+    x, weight, above = spikes(1000, 500), torch.randn(200, 500), torch.randn(1000, 200)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            values, _, to_weight = with_gradients(spike_linear, x, weight, None, above)
+            found.append((values, to_weight))
+    finally:
+        torch.set_num_threads(before)
+    for one, three in zip(*found, strict=True):
+        assert torch.equal(one, three)
+
+
+def test_it_is_chosen_for_large_products_of_single_precision_where_it_is_asked_for(products):
+    rows, inputs, outputs = LEAST_ROWS, 1024, LEAST_PRODUCTS // (LEAST_ROWS * 1024)
+    x, weight = spikes(rows, inputs), torch.randn(outputs, inputs)
+    linear(x, weight, None)
+    assert len(products) == 1
+    with skips_zeros(False):
+        linear(x, weight, None)
+    linear(x[:-1], weight, None)
+    linear(x, weight[:-1], None)
+    linear(x.double(), weight.double(), None)
+    with torch.autocast("cpu", torch.bfloat16):
+        linear(x, weight, None)
+    assert len(products) == 1
