@@ -18,14 +18,12 @@ def add_rows(
     first: types.Integer,
     last: types.Integer,
     rows: types.Array,
-    place: types.Integer,
-    stride: types.Integer,
     begin: types.Array,
     begin_at: types.Integer,
     out: types.Array,
     out_at: types.Integer,
 ) -> Any:
-    """out[out_at + c] = begin[begin_at + c] + sum_i rows[place + index[i] * stride + c].
+    """out[out_at + c] = begin[begin_at + c] + sum_i rows[index[i] * COLUMNS + c].
 
     For the `COLUMNS` values of c and for i from first up to last, in this order. All but the
     indices (unsigned) are of float32.
@@ -36,15 +34,13 @@ def add_rows(
             array = context.make_array(signature.args[which])
             return array(context, builder, arguments[which]).data
 
-        sums = _load(builder, builder.gep(data(6), [arguments[7]]))
-        rows = builder.gep(data(3), [arguments[4]])
-        first, last, stride = arguments[1], arguments[2], arguments[5]
-        sums = _add(builder, data(0), first, last, rows, stride, sums)
-        _store(builder, sums, builder.gep(data(8), [arguments[9]]))
+        sums = _load(builder, builder.gep(data(4), [arguments[5]]))
+        sums = _add(builder, data(0), arguments[1], arguments[2], data(3), sums)
+        _store(builder, sums, builder.gep(data(6), [arguments[7]]))
         return context.get_dummy_value()
 
     number = types.int64
-    arguments = (index, number, number, rows, number, number, begin, number, out, number)
+    arguments = (index, number, number, rows, begin, number, out, number)
     return types.void(*arguments), generate
 
 
@@ -54,7 +50,6 @@ def _add(
     first: ir.Value,
     last: ir.Value,
     rows: ir.Value,
-    stride: ir.Value,
     sums: list[ir.Value],
 ) -> list[ir.Value]:
     """A loop over the indices, at the end of which the builder stands; the sums it leaves."""
@@ -66,8 +61,8 @@ def _add(
     totals = [builder.phi(value.type) for value in sums]
     builder.cbranch(builder.icmp_signed("<", i, last), body, end)
     builder.position_at_end(body)
-    row = builder.zext(builder.load(builder.gep(index, [i])), stride.type)
-    values = _load(builder, builder.gep(rows, [builder.mul(row, stride)]))
+    row = builder.zext(builder.load(builder.gep(index, [i])), i.type)
+    values = _load(builder, builder.gep(rows, [builder.mul(row, i.type(COLUMNS))]))
     added = [builder.fadd(total, value) for total, value in zip(totals, values, strict=True)]
     for variable, start, later in (
         (i, first, builder.add(i, i.type(1))),

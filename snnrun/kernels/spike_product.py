@@ -15,10 +15,11 @@ from torch.autograd.function import Function, once_differentiable
 
 from snnrun.kernels.add_rows import COLUMNS, add_rows
 from snnrun.kernels.machine_code import compiled
-from snnrun.kernels.rows import Place, empty
+from snnrun.kernels.rows import LINE, Place, ahead, empty
 from snnrun.kernels.threads import spread
 
 BLOCK = 160  # rows that are added up together; their indices fit into a byte
+AHEAD = 8  # rows that are asked for before they are copied
 DENSEST = 1 / 3  # share of ones from which a product of all values is as fast
 ONE = np.float32(1).view(np.uint32)
 
@@ -117,16 +118,16 @@ def _list_rows(
 ) -> int:
     """The ones of blocks of columns, and how many; ends with too many where values are others."""
     total = 0
-    for block in range(lo, hi):
-        first, n = block * BLOCK, 0
-        width = min(BLOCK, columns - first)
-        for row in range(start.shape[1] - 1):
-            start[block, row] = n
-            n, binary = _list(bits, row * columns + first, width, places[block], n)
+    start[lo:hi, 0] = 0
+    for row in range(start.shape[1] - 1):
+        for block in range(lo, hi):
+            first, n = block * BLOCK, start[block, row]
+            width = min(BLOCK, columns - first)
+            last, binary = _list(bits, row * columns + first, width, places[block], n)
             if not binary:
                 return most + 1
-        start[block, -1] = n
-        total += n
+            start[block, row + 1] = last
+            total += last - n
         if total > most:
             break
     return total
@@ -188,12 +189,33 @@ def _add_up(
     hi: int,
 ) -> None:
     width, flat = begin.size, places.reshape(-1)
+    summed = matrix.size // width
+    tile = _aligned(BLOCK * COLUMNS, matrix)
     for column in range(0, width, COLUMNS):
         c = min(column, width - COLUMNS)  # the last columns are summed with some before them
         for block in range(start.shape[0]):
-            room, rows = block * places.shape[1], block * BLOCK * width + c
+            room, first = block * places.shape[1], block * BLOCK
+            _copy(matrix, first * width + c, width, tile, min(BLOCK, summed - first))
             for row in range(lo, hi):
                 at = row * width + c
                 source, place = (out, at) if block else (begin, c)
-                first, last = room + start[block, row], room + start[block, row + 1]
-                add_rows(flat, first, last, matrix, rows, width, source, place, out, at)  # type: ignore[call-arg, arg-type]  # as compiled
+                one, last = room + start[block, row], room + start[block, row + 1]
+                add_rows(flat, one, last, tile, source, place, out, at)  # type: ignore[call-arg, arg-type]  # as compiled
+
+
+@compiled
+def _aligned(size: int, like: np.ndarray) -> np.ndarray:
+    """Room from the start of a line of memory: a vector across two lines takes twice as long."""
+    room = np.empty(size + LINE // like.itemsize, like.dtype)
+    first = -room.ctypes.data % LINE // like.itemsize
+    return room[first : first + size]
+
+
+@compiled
+def _copy(matrix: np.ndarray, place: Place, width: Place, tile: np.ndarray, rows: Place) -> None:
+    """`COLUMNS` values of each of some rows from a place on, to lie one after another."""
+    for row in range(rows):
+        ahead(matrix, place + (row + AHEAD) * width, COLUMNS)
+        at, to = np.uint64(place + row * width), np.uint64(row * COLUMNS)
+        for j in range(np.uint64(COLUMNS)):
+            tile[to + j] = matrix[at + j]
