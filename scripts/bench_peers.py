@@ -13,7 +13,8 @@ neuron. The contender "copy" only moves the bytes that a layer of neurons has to
 PYTHON is the interpreter of an environment with spikingjelly, snntorch and norse; without it only
 ours, the ReLU net and a plain loop over time run. A name with +switches has float32 products sent
 to oneDNN (in bfloat16 on CPUs with AMX) and allocator thresholds raised, +compile also
-torch.compile, which the first step waits for: its wall time is a column. vgg_sws and resnet19 are
+torch.compile, which the first step waits for: its wall time is a column; ours+segments keeps the
+graph of a fourth of the steps at a time (method.segments). vgg_sws and resnet19 are
 our nets with each library's neurons. Who cannot do a workload is left out, and the reason printed.
 """
 
@@ -24,6 +25,7 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 from tables import Measured, keep, machine
@@ -41,6 +43,7 @@ CONTENDERS = (
     "plain+compile",
     "relu+switches",
     "ours",
+    "ours+segments",
     "ours+bf16",
     "copy",
 )
@@ -83,8 +86,9 @@ class Process:
     def steps(self, count: int) -> dict[str, float]:
         """Take some training steps; 0: one, with memory counted from here on."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(f"{count}\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended, and said why
+            self.process.stdin.write(f"{count}\n")
+            self.process.stdin.flush()
         for line in self.process.stdout:
             if line.startswith("{"):
                 answer = json.loads(line)

@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # forward, current and gradient in and gradient out going backward.
 COPIED = 2 * 4 + 3 * 4
 
+SEGMENTS = 4  # of a sequence, whose graphs are kept in turn
+
 
 def child(contender: str, workload: str, device: str, batch: int | None) -> None:
     """Answer every line of standard input."""
@@ -144,6 +146,8 @@ def _step(name: str, how: str, workload: str, device: str, batch: int | None):
             return spikes.detach()[0, 0].mean()
 
         return step
+    if how == "segments":
+        return _segmented(net, x, y)
     optimiser = torch.optim.SGD(net.parameters(), lr=1e-4)
 
     def step() -> torch.Tensor:
@@ -152,6 +156,30 @@ def _step(name: str, how: str, workload: str, device: str, batch: int | None):
         loss.backward()
         optimiser.step()
         return loss.detach()
+
+    return step
+
+
+def _segmented(net, x: "torch.Tensor", y: "torch.Tensor"):
+    """A step of our BPTT that keeps the graph of a part of the sequence at a time."""
+    import torch.nn.functional as F
+    from hydra import compose, initialize_config_dir
+
+    from snnrun.config import CONF, build
+    from snnrun.methods.base import Update
+    from snnrun.methods.segments import learn_sequence
+
+    sgd = ("name=sgd", "lr=1e-4", "momentum=0", "weight_decay=0", "schedule=constant")
+    overrides = ["method=bptt", "dataset=synthetic", "model.norm=none"]
+    overrides += [f"method.timesteps={len(x)}"]
+    overrides += [f"method.segments={SEGMENTS}", *(f"method.optim.{key}" for key in sgd)]
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        method = build(compose("config", overrides=overrides)).method
+    update = Update(net, method.optim)
+
+    def step():
+        loss_of = lambda outputs: F.cross_entropy(outputs.mean(0), y)  # noqa: E731
+        return learn_sequence(method, net, update, x, loss_of, segments=SEGMENTS).loss
 
     return step
 
