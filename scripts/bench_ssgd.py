@@ -3,9 +3,10 @@
     python scripts/bench_ssgd.py [--quick] [--run OUTPUT_FOLDER] [--json FILE]
 
 slicing: autograd with x[:, t] in the time loop, the published baseline, quadratic in T. unbind: the
-same with one unbind. dense: compiled neurons and one matrix product per layer, as in the runner's
-other methods. CPU time of one thread, medians of interleaved rounds; forward and backward with the
-search for events in the input. ``--run`` adds a trained Fashion-MNIST net.
+same with one unbind. dense: compiled neurons and one matrix product per layer, which skips
+zeros, as in the runner's other methods. CPU time of one thread, medians of interleaved rounds;
+forward and backward with the search for events in the input. ``--run`` adds a trained Fashion-MNIST
+net.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from snnrun.kernels import active_conv, events_torch
 from snnrun.kernels.event_stack import Plan, event_stack, gather, suits
 from snnrun.kernels.events import Events, Readout, Unit, to_dense
 from snnrun.kernels.leaky import leaky
+from snnrun.kernels.linear import linear, skip_zeros
 from snnrun.kernels.parameters import LIFParameters
 from snnrun.measure.memory import MIB, counted
 from snnrun.neurons.lif import LIFNeuron
@@ -104,8 +106,8 @@ def unbind(case: Case) -> Tensor:
 def dense(case: Case) -> Tensor:
     s = case.x
     for w, unit in zip(case.weights[:-1], case.plan.units, strict=True):
-        s = neurons(unit)(F.linear(s, w))
-    return read(F.linear(s, case.weights[-1]))
+        s = neurons(unit)(product(s, w))
+    return read(product(s, case.weights[-1]))
 
 
 def events(case: Case) -> Tensor:
@@ -119,6 +121,10 @@ def events(case: Case) -> Tensor:
 def read(currents: Tensor) -> Tensor:
     zero = torch.zeros_like(currents[0])
     return leaky(torch.cat([zero[None], currents[:-1] * (1 - LEAK)]), zero, LEAK).amax(0)
+
+
+def product(s: Tensor, w: Tensor) -> Tensor:
+    return linear(s.flatten(0, 1), w, None).unflatten(0, s.shape[:2])
 
 
 def neurons(unit: Unit) -> LIFNeuron:
@@ -285,6 +291,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    skip_zeros(True)
     keep_freed_memory()  # as the runner does: what one form frees is not given back during another
     rounds = 2 if args.quick else 5
     steps, widths = ((20,), (50,)) if args.quick else ((100, 300, 500), (200, 400, 1000))

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from snnrun.kernels import events_cpu
 from snnrun.kernels.events import Events, Incoming, Record, Unit
+from snnrun.kernels.linear import linear, weight_gradient
 from snnrun.kernels.machine_code import compiled
 from snnrun.kernels.threads import spread
 
 
 def forward(spikes: Events, weight: Tensor, unit: Unit, batch: int) -> Record:
     """Run a layer over all its steps; as `events_torch.forward`."""
-    currents = _dense(spikes, weight) @ weight
+    currents = linear(_dense(spikes, weight), weight.t(), None)
     return events_cpu.forward(_every_row(len(currents)), currents, unit, batch)
 
 
@@ -33,7 +34,7 @@ def backward(
     delta = weight.new_zeros(steps, weight.shape[1])
     walk = events_cpu.steps_back(_every_row(steps), None, incoming, delta, leaks, batch)
     spread(batch, lambda lo, hi: walk(lo, hi, delta, weight.new_zeros(0)))
-    grad_weight = _dense(spikes, weight).T @ delta
+    grad_weight = weight_gradient(_dense(spikes, weight), delta).t()
     if active is None:
         return grad_weight, weight.new_zeros(0)
     grad_in = weight.new_empty(len(active.index))

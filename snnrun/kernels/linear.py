@@ -44,6 +44,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return spike_linear(x, weight, bias)
 
 
+def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
+    """``grad.T @ x`` [N, K], the gradient of `linear` to its weights, for ``grad`` [R, N]."""
+    if not (_skips and _suits(x, grad.t())):
+        return grad.t() @ x
+    from snnrun.kernels.spike_product import spike_weight_gradient
+
+    return spike_weight_gradient(x, grad)
+
+
 def _suits(x: Tensor, weight: Tensor) -> bool:
     return (
         compiles(x, torch.float32)

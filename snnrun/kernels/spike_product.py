@@ -57,15 +57,23 @@ class _SpikeLinear(Function):
     ) -> tuple[Tensor | None, None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         to_x, _, to_weight, to_bias = ctx.needs_input_grad
-        grad_weight = None
-        if to_weight:
-            grad_weight = _product(_transposed(x), grad, grad.new_zeros(len(weight))).t()
         return (
             grad @ weight if to_x else None,
             None,
-            None if grad_weight is None else grad_weight.contiguous(),
+            _weight_gradient(_transposed(x), grad).contiguous() if to_weight else None,
             grad.sum(0) if to_bias else None,
         )
+
+
+def spike_weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
+    """As `kernels.linear.weight_gradient`, for ``x`` of zeros and ones of fp32 on the CPU."""
+    ones = _transposed(x)
+    few = ones.start[:, -1].sum() <= DENSEST * x.numel() and grad.shape[1] >= COLUMNS
+    return _weight_gradient(ones, grad) if few else grad.t() @ x
+
+
+def _weight_gradient(ones: Ones, grad: Tensor) -> Tensor:
+    return _product(ones, grad, grad.new_zeros(grad.shape[1])).t()
 
 
 def _ones(x: Tensor) -> Ones | None:

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from snnrun.kernels import spike_product
 from snnrun.kernels.add_rows import COLUMNS
-from snnrun.kernels.linear import LEAST_PRODUCTS, LEAST_ROWS, linear, skips_zeros
-from snnrun.kernels.spike_product import BLOCK, DENSEST, spike_linear
+from snnrun.kernels.linear import LEAST_PRODUCTS, LEAST_ROWS, linear, skips_zeros, weight_gradient
+from snnrun.kernels.spike_product import BLOCK, DENSEST, spike_linear, spike_weight_gradient
 
 SIZES = {  # rows, inputs, outputs
     "whole blocks": (2 * BLOCK, BLOCK, 2 * COLUMNS),
@@ -63,6 +63,13 @@ def test_values_and_gradients_are_those_of_all_products(size, biased, rate, thre
         assert torch.equal(here, there)
 
 
+@pytest.mark.parametrize("rate", [0.2, 0.9])
+@pytest.mark.parametrize("outputs", [COLUMNS, 10])
+def test_the_gradient_alone_is_that_of_all_products(rate, outputs, threads):
+    x, above = spikes(400, 200, rate), whole_numbers(400, outputs)
+    assert torch.equal(spike_weight_gradient(x, above), above.t() @ x)
+
+
 def test_gradients_may_come_in_any_layout():
     x, weight = spikes(400, 200), whole_numbers(128, 200)
     for above in (whole_numbers(128, 400).t(), whole_numbers(1, 1).expand(400, 128)):
@@ -106,11 +113,14 @@ def test_it_is_chosen_for_large_products_of_single_precision_where_it_is_asked_f
     x, weight = spikes(rows, inputs), torch.randn(outputs, inputs)
     linear(x, weight, None)
     assert len(products) == 1
+    weight_gradient(x, weight.new_ones(rows, outputs))
+    assert len(products) == 2
     with skips_zeros(False):
         linear(x, weight, None)
+        weight_gradient(x, weight.new_ones(rows, outputs))
     linear(x[:-1], weight, None)
     linear(x, weight[:-1], None)
     linear(x.double(), weight.double(), None)
     with torch.autocast("cpu", torch.bfloat16):
         linear(x, weight, None)
-    assert len(products) == 1
+    assert len(products) == 2
