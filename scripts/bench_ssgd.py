@@ -26,8 +26,8 @@ from snnrun.kernels import active_conv, events_torch
 from snnrun.kernels.event_stack import Plan, event_stack, gather, suits
 from snnrun.kernels.events import Events, Readout, Unit, to_dense
 from snnrun.kernels.leaky import leaky
-from snnrun.kernels.linear import linear, skip_zeros
 from snnrun.kernels.parameters import LIFParameters
+from snnrun.kernels.weighted import linear, skip_zeros
 from snnrun.measure.memory import MIB, counted
 from snnrun.neurons.lif import LIFNeuron
 from snnrun.neurons.surrogate import Surrogate

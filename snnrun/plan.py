@@ -1,7 +1,7 @@
 """How a run computes on this machine: chosen once by a short probe, kept in the user's cache.
 
-Five choices, all of the CPU: how float32 matrix products are computed, whether fully connected ops
-skip the zeros of spikes, how maps lie in memory, whether the allocator hands freed memory back to
+Five choices, all of the CPU: how float32 matrix products are computed, whether weighted
+ops skip the zeros of spikes, how maps lie in memory, whether the allocator hands freed memory back to
 the system at every step, and whether sequences pass a net in chunks that stay in the cache. A
 choice that changes numbers is made only if its error is bounded; fp64 runs keep torch's own
 products and layout.
@@ -22,7 +22,7 @@ import torch
 
 from snnrun.data.places import cache_home
 from snnrun.errors import UserError, choice
-from snnrun.kernels.linear import skip_zeros
+from snnrun.kernels.weighted import skip_zeros
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Plan:
 
     Attributes:
         products: float32 matrix products plain, or by oneDNN (on some CPUs in lower precision).
-        zeros: of spikes, in fully connected ops: multiplied like other values, or skipped.
+        zeros: of spikes, in weighted ops: multiplied like other values, or skipped.
         layout: of weights and maps of convolutions.
         allocator: keep freed memory for the next step, or return it to the system.
         sequences: pass a net at once, or in chunks (Network.in_chunks) where the method allows it.

@@ -41,7 +41,7 @@ def pack(x: Tensor) -> Packed | None:
     if x.numel() % PER_BYTE:
         return None
     values = _integers(x)
-    amplitude = values.dtype.type(_first_spike(values))
+    amplitude = values.dtype.type(first_spike(values))
     bits = torch.empty(x.numel() // PER_BYTE, dtype=torch.uint8)
     out = bits.numpy()
     if not all(_in_blocks(bits, lambda lo, hi: _pack(values, amplitude, out, lo, hi))):
@@ -69,7 +69,8 @@ def _in_blocks(bits: Tensor, work: Any) -> list[Any]:
 
 
 @compiled
-def _first_spike(values: np.ndarray) -> np.unsignedinteger:
+def first_spike(values: np.ndarray) -> np.unsignedinteger:
+    """The first value that is not 0, if there is one."""
     for value in values:
         if value != 0:
             return value

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from snnrun.kernels import events_cpu
 from snnrun.kernels.events import Events, Incoming, Record, Unit
-from snnrun.kernels.linear import linear, weight_gradient
 from snnrun.kernels.machine_code import compiled
 from snnrun.kernels.threads import spread
+from snnrun.kernels.weighted import linear, weight_gradient
 
 
 def forward(spikes: Events, weight: Tensor, unit: Unit, batch: int) -> Record:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from snnrun.kernels.linear import linear
+from snnrun.kernels.weighted import conv2d, linear
 from snnrun.kits.norm import TimeBatchNorm
 
 Op = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
@@ -33,7 +33,7 @@ def apply(op: Op, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv_transpose2d(
             x, weight, bias, op.stride, padding, op.output_padding, op.groups, op.dilation
         )
-    return F.conv2d(x, weight, bias, op.stride, op.padding, op.dilation, op.groups)
+    return conv2d(x, op, weight, bias)
 
 
 def is_static(x: Tensor) -> bool:

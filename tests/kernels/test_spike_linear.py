@@ -4,14 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from snnrun.kernels import spike_product
-from snnrun.kernels.add_rows import COLUMNS
-from snnrun.kernels.linear import LEAST_PRODUCTS, LEAST_ROWS, linear, skips_zeros, weight_gradient
-from snnrun.kernels.spike_product import BLOCK, DENSEST, spike_linear, spike_weight_gradient
+from snnrun.kernels import spike_linear as module
+from snnrun.kernels.ones import DENSEST, LARGEST_BLOCK
+from snnrun.kernels.spike_linear import spike_linear, spike_weight_gradient
+from snnrun.kernels.tiles import COLUMNS
+from snnrun.kernels.weighted import LEAST_PRODUCTS, LEAST_ROWS, linear, skips_zeros, weight_gradient
 
 SIZES = {  # rows, inputs, outputs
-    "whole blocks": (2 * BLOCK, BLOCK, 2 * COLUMNS),
-    "ends within blocks": (2 * BLOCK + 7, 3 * BLOCK + 5, 3 * COLUMNS + 9),
+    "whole blocks": (2 * LARGEST_BLOCK, LARGEST_BLOCK, 2 * COLUMNS),
+    "ends within blocks": (2 * LARGEST_BLOCK + 7, 3 * LARGEST_BLOCK + 5, 3 * COLUMNS + 9),
     "less than a block": (20, 30, COLUMNS),
 }
 
@@ -22,9 +23,9 @@ def _skipping():
         yield
 
 
-def spikes(rows, inputs, rate=0.2):
+def spikes(rows, inputs, rate=0.2, amplitude=1.0):
     torch.manual_seed(0)
-    return (torch.rand(rows, inputs) < rate).float()
+    return (torch.rand(rows, inputs) < rate).float() * amplitude
 
 
 def whole_numbers(*shape):
@@ -42,19 +43,22 @@ def with_gradients(function, x, weight, bias, above):
 @pytest.fixture
 def products(monkeypatch):
     """Sizes of the products for which zeros were skipped."""
-    calls, product = [], spike_product._product
+    calls, product = [], module._product
     monkeypatch.setattr(
-        spike_product, "_product", lambda ones, *a: calls.append(ones) or product(ones, *a)
+        module, "_product", lambda ones, *a: calls.append(ones) or product(ones, *a)
     )
     return calls
 
 
+@pytest.mark.parametrize("amplitude", [1.0, 0.5])
 @pytest.mark.parametrize("rate", [0.0, 0.02, 0.3])
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-def test_values_and_gradients_are_those_of_all_products(size, biased, rate, threads, products):
+def test_values_and_gradients_are_those_of_all_products(
+    size, biased, rate, amplitude, threads, products
+):
     rows, inputs, outputs = size
-    x = spikes(rows, inputs, rate)
+    x = spikes(rows, inputs, rate, amplitude)
     weight, above = whole_numbers(outputs, inputs), whole_numbers(rows, outputs)
     bias = whole_numbers(outputs) if biased else None
     found = with_gradients(spike_linear, x, weight, bias, above)

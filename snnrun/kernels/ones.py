@@ -1,0 +1,161 @@
+"""Where spikes are: lists of the ones of a matrix, for products that add rows of the other factor.
+
+The rows that are added come from blocks of them, which stay in the cache closest to the processor;
+so the lists are cut into blocks of the dimension over which the product sums.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from snnrun.kernels.bits import first_spike
+from snnrun.kernels.machine_code import compiled
+from snnrun.kernels.rows import Place
+from snnrun.kernels.threads import spread
+
+LARGEST_BLOCK = 160  # rows of the other factor, 40 KiB of them; an index fits into a byte
+DENSEST = 1 / 3  # share of ones from which a product of all values is as fast
+ONE = np.float32(1).view(np.uint32)
+
+
+class Ones(NamedTuple):
+    """Where the values of a matrix are 1, by blocks of the dimension a product sums over.
+
+    Attributes:
+        places: uint8 [blocks, room] within the block, row after row of the product.
+        start: int32 [blocks, rows + 1] where those of a row begin.
+        block: how many columns (or, of a transposed matrix, rows) a block has; the last has less.
+        amplitude: what stands for 1 in the matrix.
+    """
+
+    places: np.ndarray
+    start: np.ndarray
+    block: int
+    amplitude: float
+
+    def few(self, values: int) -> bool:
+        """Whether so few of this many values are ones that adding up is faster."""
+        return int(self.start[:, -1].sum(dtype=np.int64)) <= DENSEST * values
+
+    def times_amplitude(self, x: Tensor) -> Tensor:
+        """``x``, of a product with ones, for the product with the matrix."""
+        return x if self.amplitude == 1 else x * self.amplitude
+
+
+def by_row(x: Tensor) -> Ones | None:
+    """The ones of each row of x [R, K]; None for values of another kind, or few of 0."""
+    rows, columns = x.shape
+    bits = _bits(x)
+    ones, one = _room(rows, columns, bits)
+    most = int(DENSEST * x.numel())
+    lists = ones[:3]
+    found = spread(
+        len(ones.start), lambda lo, hi: _list_rows(bits, one, columns, *lists, most, lo, hi)
+    )
+    return ones if sum(found) <= most else None
+
+
+def by_column(x: Tensor) -> Ones:
+    """The ones of each column of spikes x [R, K]."""
+    rows, columns = x.shape
+    bits = _bits(x)
+    ones, one = _room(columns, rows, bits)
+    lists = ones[:3]
+    spread(len(ones.start), lambda lo, hi: _list_columns(bits, one, rows, *lists, lo, hi))
+    return ones
+
+
+def _bits(x: Tensor) -> np.ndarray:
+    return x.detach().contiguous().numpy().reshape(-1).view(np.uint32)
+
+
+def _room(rows: int, summed: int, bits: np.ndarray) -> tuple[Ones, np.uint32]:
+    """Room for lists of a matrix, and the bits of what stands for 1 in it."""
+    blocks = -(-summed // LARGEST_BLOCK)
+    block = -(-summed // blocks)
+    one = np.uint32(first_spike(bits) or ONE)
+    places = np.empty((blocks, rows * block), np.uint8)
+    start = np.empty((blocks, rows + 1), np.int32)
+    return Ones(places, start, block, float(one.view(np.float32))), one
+
+
+@compiled
+def _list_rows(
+    bits: np.ndarray,
+    one: np.uint32,
+    columns: int,
+    places: np.ndarray,
+    start: np.ndarray,
+    size: int,
+    most: int,
+    lo: int,
+    hi: int,
+) -> int:
+    """The ones of blocks of columns, and how many; ends with too many where others are found."""
+    total = 0
+    start[lo:hi, 0] = 0
+    for row in range(start.shape[1] - 1):
+        for block in range(lo, hi):
+            first, n = block * size, start[block, row]
+            width = min(size, columns - first)
+            last, binary = _list(bits, one, row * columns + first, width, places[block], n)
+            if not binary:
+                return most + 1
+            start[block, row + 1] = last
+            total += last - n
+        if total > most:
+            break
+    return total
+
+
+@compiled
+def _list(
+    bits: np.ndarray, one: np.uint32, place: Place, width: Place, found: np.ndarray, n: Place
+) -> tuple[Any, bool]:
+    """Append to the n found those of the ones from a place on; without branches on the values."""
+    place, at, other = np.uint64(place), np.uint64(n), np.uint32(0)
+    for j in range(np.uint64(width)):
+        value = bits[place + j]
+        other |= np.uint32(0) if value == one else value
+        found[at] = j
+        at += np.uint64(value == one)
+    return np.int64(at), other == 0
+
+
+@compiled
+def _list_columns(
+    bits: np.ndarray,
+    one: np.uint32,
+    rows: int,
+    places: np.ndarray,
+    start: np.ndarray,
+    size: int,
+    lo: int,
+    hi: int,
+) -> None:
+    """The ones of blocks of rows, sorted by column: counted first, then put in their places."""
+    columns = start.shape[1] - 1
+    fired = np.empty(columns, np.int32)
+    for block in range(lo, hi):
+        first, last = block * size, min(block * size + size, rows)
+        begin = start[block]
+        begin[:] = 0
+        for row in range(first, last):
+            _count(bits, one, row * columns, begin)
+        for k in range(columns):
+            begin[k + 1] += begin[k]
+        place = begin.copy()
+        for row in range(first, last):
+            n, _ = _list(bits, one, row * columns, columns, fired, 0)
+            for i in range(n):
+                column = np.uint64(fired[i])
+                places[block, place[column]] = row - first
+                place[column] += 1
+
+
+@compiled
+def _count(bits: np.ndarray, one: np.uint32, place: Place, counts: np.ndarray) -> None:
+    place = np.uint64(place)
+    for k in range(np.uint64(counts.size - 1)):
+        counts[k + np.uint64(1)] += bits[place + k] == one
