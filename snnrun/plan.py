@@ -1,10 +1,10 @@
 """How a run computes on this machine: chosen once by a short probe, kept in the user's cache.
 
-Five choices, all of the CPU: how float32 matrix products are computed, whether weighted
-ops skip the zeros of spikes, how maps lie in memory, whether the allocator hands freed memory back to
-the system at every step, and whether sequences pass a net in chunks that stay in the cache. A
-choice that changes numbers is made only if its error is bounded; fp64 runs keep torch's own
-products and layout.
+Five choices, all of the CPU: how float32 products are computed, whether weighted ops skip the
+zeros of spikes, how maps lie in memory, whether the allocator hands freed memory back to the system
+at every step, and whether sequences pass a net in chunks that stay in the cache. A choice that
+changes numbers is made only if its error is bounded; fp64 runs keep torch's own products and
+layout.
 """
 
 import ctypes
