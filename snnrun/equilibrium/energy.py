@@ -72,7 +72,7 @@ def _sizes(loop: Loop) -> dict[int, int]:
     for i, layer in enumerate(loop.layers):
         synapse = layer.synapse if i > 0 else None if feedback is None else feedback.synapse
         if synapse is not None:
-            with torch.no_grad():
-                emitted = loop.layers[i - 1].post(loop.rates[i - 1])
+            with torch.no_grad():  # the shape of one sample is enough
+                emitted = loop.layers[i - 1].post(loop.rates[i - 1][:, :1])
             sizes[i] = connections(synapse, loop.currents[i], emitted)
     return sizes

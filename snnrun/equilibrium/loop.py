@@ -11,6 +11,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from snnrun.equilibrium.clamp import masked, settled, slopes
 from snnrun.equilibrium.norms import operator_norm, spread
 from snnrun.equilibrium.simulation import layers_of
 from snnrun.models.network import Chain
@@ -64,7 +65,7 @@ class Loop:
                 self.currents.append(self.map(i, self.rates[-1]))
         self.rates.append(last)
         self.units = sum(rate.numel() for rate in self.rates)
-        self.masks = masks or [(z >= 0) & (z <= subtracted) for z in self.currents]
+        self.masks = masks or [slopes(z.detach(), subtracted) for z in self.currents]
 
     def map(self, i: int, rate: Tensor) -> Tensor:
         """Current into layer i from the layer before it (the last one for i = 0, by feedback)."""
@@ -84,9 +85,9 @@ class Loop:
         (arriving,) = torch.autograd.grad(current, source, delta, retain_graph=True)
         return arriving
 
-    def delta(self, i: int, beta: Tensor) -> Tensor:
-        """Gradient at the currents of layer i, m_i beta / c."""
-        return (self.masks[i] * beta).div_(self.subtracted)
+    def delta(self, i: int, beta: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+        """Gradient at the currents of layer i, m_i beta / c, divided by ``scale``."""
+        return masked(beta, self.masks[i], self.subtracted, scale)
 
     def chain(self, beta: Tensor) -> list[Tensor]:
         """Betas of all layers from that of the last one."""
@@ -106,7 +107,7 @@ class Loop:
 
         Frees the graph: no adjoint can be taken afterwards.
         """
-        deltas = [self.delta(i, beta).div_(scale) for i, beta in enumerate(betas)]
+        deltas = [self.delta(i, beta, scale) for i, beta in enumerate(betas)]
         parts = [layer.synapse for layer in self.layers]
         if self.net.feedback is not None:
             parts.append(self.net.feedback.synapse)
@@ -142,4 +143,4 @@ class Loop:
         return lambda rate: self.map(i, rate) - offset
 
     def _settled(self, i: int) -> Tensor:
-        return (self.currents[i].detach() / self.subtracted).clamp_(0, 1)
+        return settled(self.currents[i].detach(), self.subtracted)

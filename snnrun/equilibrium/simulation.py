@@ -1,7 +1,6 @@
 """The forward stage: a spiking simulation that keeps nothing but rates and final potentials."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from snnrun.kernels.compiling import compiles
 from snnrun.kernels.multistep import lif
 from snnrun.kernels.parameters import State
-from snnrun.kits.norm import TimeBatchNorm, moments
+from snnrun.kits.norm import moments
 from snnrun.kits.synapse import Synapse, apply, is_static
 from snnrun.models.network import Chain, Layer
 from snnrun.neurons.lif import LIFNeuron
@@ -118,31 +117,39 @@ def layers_of(net: Chain) -> list[Layer]:
     return [cast(Layer, layer) for layer in net.layers]
 
 
-@contextmanager
-def steady_norms(net: Chain, mean_input: Tensor) -> Iterator[bool]:
-    """Make every batch norm of a net one fixed affine map; yields whether there is any.
+@torch.no_grad()
+def steady(net: Chain, mean_input: Tensor) -> Chain:
+    """The same chain with each batch norm one fixed affine map, folded into constant weights.
 
     Statistics that change from step to step would move the fixed point. So the inner norms use
-    their running statistics, and the norm of the input those of the batch's mean input; the
-    running statistics are as before afterwards (IDE's protocol, Xiao et al., NeurIPS 2021).
+    their running statistics, and the norm of the input those of the batch's mean input (IDE's
+    protocol, Xiao et al., NeurIPS 2021).
+
+    Returns:
+        A chain that shares all other parts with ``net``; ``net`` itself if it has no such norm.
     """
-    norms = [part for part in net.modules() if isinstance(part, TimeBatchNorm)]
-    first = net.stem.norm
-    if first is not None:
-        before = first.running_mean, first.running_var
-        first.running_mean, first.running_var = _statistics(net.stem, mean_input)
-    try:
-        for norm in norms:
-            norm.eval()
-        yield bool(norms)
-    finally:
-        for norm in norms:
-            norm.train(net.training)
-        if first is not None:
-            first.running_mean, first.running_var = before
+    layers = layers_of(net)
+    if all(layer.synapse.norm is None for layer in layers):
+        return net
+    statistics = [_statistics(net.stem, mean_input), *[None] * (len(layers) - 1)]
+    fixed = [
+        Layer(_Folded(layer.synapse, of_input), layer.neuron, list(layer.post))
+        for layer, of_input in zip(layers, statistics, strict=True)
+    ]
+    return Chain(fixed, net.readout, pool=net.pool, feedback=net.feedback)
 
 
-@torch.no_grad()
+class _Folded(Synapse):
+    """A synapse with constant weights, into which its norms are folded once."""
+
+    def __init__(self, synapse: Synapse, statistics: tuple[Tensor, Tensor] | None):
+        super().__init__(synapse.op)
+        self.constants = synapse.folded(statistics)
+
+    def weights(self) -> tuple[Tensor, Tensor | None]:
+        return self.constants
+
+
 def _statistics(synapse: Synapse, x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per channel of a synapse's currents before its norm."""
     current = apply(synapse.op, synapse.flat(x), *synapse.weights())

@@ -17,7 +17,7 @@ from snnrun.kernels.machine_code import compiled, contracted, summed
 from snnrun.kernels.parameters import LIFParameters
 from snnrun.kernels.rows import BFLOAT16_ONE, Place, ahead, empty, get, memory, put
 from snnrun.kernels.slopes import Kind, kind_of, slope
-from snnrun.kernels.threads import spread
+from snnrun.kernels.threads import T, spread
 
 BLOCK = 512  # units that run together; 64 steps of their potentials take 128 KiB in fp32
 
@@ -110,10 +110,10 @@ def constants_of(p: LIFParameters, dtype: np.dtype) -> tuple[np.floating, ...]:
     return *map(kind, (*p.recursion, attached, p.surrogate.width, cutoff)), firing
 
 
-def split(units: int, work: Callable[[int, int], None]) -> None:
-    """Cut the units into one range per torch thread, at multiples of a block."""
+def split(units: int, work: Callable[[int, int], T]) -> list[T]:
+    """Results of ranges of the units, one per torch thread, cut at multiples of a block."""
     blocks = -(-units // BLOCK)
-    spread(blocks, lambda lo, hi: work(lo * BLOCK, min(hi * BLOCK, units)))
+    return spread(blocks, lambda lo, hi: work(lo * BLOCK, min(hi * BLOCK, units)))
 
 
 @compiled

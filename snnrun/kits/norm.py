@@ -65,7 +65,7 @@ class TimeBatchNorm(nn.Module):
 
     def forward(self, x: Tensor, repeats: int = 1) -> Tensor:
         """Normalise ``x`` [N, C, ...], each sample standing for ``repeats`` equal time steps."""
-        weight = self.weight * self.scale
+        weight = self.weight if self.scale == 1 else self.weight * self.scale
         if not self.training:
             return F.batch_norm(
                 x, self.running_mean, self.running_var, weight, self.bias, False, 0.0, self.eps
@@ -99,10 +99,10 @@ class TimeBatchNorm(nn.Module):
         unbiased = var * ((n - 1) / n * total / (total - 1)) if n > 1 else torch.zeros_like(var)
         self.running_var.lerp_(unbiased, self.momentum)
 
-    def affine(self) -> tuple[Tensor, Tensor]:
-        """Per-channel factor and offset of evaluation mode, to fold into the weights before it."""
-        factor = self.weight * self.scale / torch.sqrt(self.running_var + self.eps)
-        return factor, self.bias - factor * self.running_mean
+    def affine(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        """Per-channel factor and offset by the given statistics, to fold into weights before it."""
+        factor = self.weight * self.scale / torch.sqrt(var + self.eps)
+        return factor, self.bias - factor * mean
 
 
 class StandardisedWeight(nn.Module):

@@ -108,12 +108,19 @@ class Synapse(nn.Module):
         weight = torch.empty_like(self.op.weight, device="meta")
         return x.shape[1] * apply(self.op, frame, weight, None).numel()
 
-    def folded(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of one plain op equal to this synapse in evaluation mode."""
+    def folded(
+        self, statistics: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of one plain op equal to this synapse in evaluation mode.
+
+        Args:
+            statistics: mean and variance of a batch norm, its running ones if not given.
+        """
         weight, bias = self.weights()
         if self.norm is None:
             return weight, bias
-        factor, offset = self.norm.affine()
+        mean_var = statistics or (self.norm.running_mean, self.norm.running_var)
+        factor, offset = self.norm.affine(*mean_var)
         shape = [1] * weight.dim()
         shape[1 if isinstance(self.op, nn.ConvTranspose2d) else 0] = -1
         return weight * factor.view(shape), offset if bias is None else offset + factor * bias

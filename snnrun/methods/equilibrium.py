@@ -121,7 +121,8 @@ class EquilibriumMethod(Method, ABC):
 
     def watch(self, update: EquilibriumUpdate, loop: Loop, residual: float, limit: float) -> None:
         """Warn once if the implicit system was not solved, as when feedback does not contract."""
-        update.source = loop.emitted()
+        if update.bound is not None:
+            update.source = loop.emitted()
         if update.warned or residual <= limit:
             return
         update.warned = True

@@ -9,7 +9,7 @@ from torch import Tensor
 from snnrun import ranks
 from snnrun.equilibrium.energy import Traffic
 from snnrun.equilibrium.loop import Loop
-from snnrun.equilibrium.simulation import average, simulate, steady_norms
+from snnrun.equilibrium.simulation import average, simulate, steady
 from snnrun.equilibrium.solvers import Solution, broyden, fixed_point
 from snnrun.errors import choice, require
 from snnrun.methods.base import StepOutput
@@ -56,14 +56,14 @@ class IDE(EquilibriumMethod):
         update.zero()
         leak, subtracted = constants(net)
         mean_input = average(x, leak)
-        with steady_norms(net, mean_input) as normed:
-            last = simulate(net, x, leak).rates[-1]
-            loss, logits, g = classify(net, last, y)
-            loop = Loop(net, subtracted, mean_input, last)
-            solution = self.solve(loop, g)
-            self.watch(update, loop, solution.residual, UNSOLVED)
+        fixed = steady(net, mean_input)
+        last = simulate(fixed, x, leak).rates[-1]
+        loss, logits, g = classify(net, last, y)
+        loop = Loop(fixed, subtracted, mean_input, last)
+        solution = self.solve(loop, g)
+        self.watch(update, loop, solution.residual, UNSOLVED)
         extra = self._figures(loop, solution, len(x))
-        if normed:
+        if fixed is not net:
             loop = Loop(net, subtracted, mean_input, last)
         loop.backward(loop.chain(solution.value / ranks.unit()))
         update.step()

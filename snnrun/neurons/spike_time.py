@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from snnrun import ranks
+from snnrun.kernels.compiling import compiles
 from snnrun.neurons.base import SpikingNeuron
 
 
@@ -40,13 +41,22 @@ class SpikeTimeNeuron(SpikingNeuron):
 
     def forward(self, current: Tensor) -> Tensor:
         """Leads [1, B, ...]; in training mode the window grows with them, so that all fit."""
-        leads = F.relu(current)
         if not self.training:
-            return self._within(leads)
-        largest = ranks.largest(leads.detach()) * self.margin
-        self.window.copy_(torch.maximum(self.window, largest))
+            return self._within(F.relu(current))
+        leads, largest = rectified(current)
+        torch.maximum(self.window, ranks.largest(largest) * self.margin, out=self.window)
         return leads
 
     def _within(self, leads: Tensor) -> Tensor:
         """Leads of units that wait for the beginning of their window."""
         return torch.minimum(leads, self.window)
+
+
+def rectified(x: Tensor) -> tuple[Tensor, Tensor]:
+    """``relu(x)`` and its largest value [], which takes no gradient."""
+    if compiles(x, torch.float32, torch.float64):
+        from snnrun.kernels.rectify import rectify  # imports the compiler
+
+        return rectify(x)
+    out = F.relu(x)
+    return out, out.detach().max()

@@ -21,7 +21,7 @@ from equilibrium_nets import (
 
 from snnrun.equilibrium.loop import Loop
 from snnrun.equilibrium.norms import Bound
-from snnrun.equilibrium.simulation import average, simulate, steady_norms, total_weight
+from snnrun.equilibrium.simulation import average, simulate, steady, total_weight
 from snnrun.equilibrium.solvers import broyden, fixed_point
 from snnrun.errors import ConfigError
 from snnrun.hardware import Energy
@@ -321,13 +321,39 @@ def test_norms_are_steady_in_the_simulation_and_updated_once(neuron, method, mod
 
 def test_norm_of_the_input_uses_the_batch_in_the_simulation(neuron):
     net, x = normed(conv("4C3s", "3"), neuron())
-    before = net.stem.norm.running_mean
-    with steady_norms(net, x) as any_norm:
-        current = net.stem(x)
-        assert any_norm
-    assert net.stem.norm.running_mean is before
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    current = steady(net, x).stem(x)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]), name
     torch.testing.assert_close(current.mean((0, 1, 3, 4)), torch.zeros(4), rtol=0, atol=1e-12)
     torch.testing.assert_close(current, net.stem(x), rtol=1e-12, atol=1e-12)
+
+
+def test_folded_norms_change_neither_currents_nor_what_passes_back(neuron, model):
+    net, x = normed(model, neuron())
+    norms = [part for part in net.modules() if isinstance(part, TimeBatchNorm)]
+    for norm in norms:
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            torch.nn.init.uniform_(tensor, 0.5, 1.5)
+    fixed = steady(net, x)
+    last = simulate(fixed, x.expand(5, *x.shape[1:]), 1.0).rates[-1]
+    norms[0].momentum = 1.0  # its running mean and variance become those of the batch
+    n = net.stem(x)[:, :, 0].numel()
+    norms[0].running_var.mul_((n - 1) / n)
+    for norm in norms:
+        norm.eval()
+    folded, whole = (Loop(form, 2.0, x, last) for form in (fixed, net))
+    assert len(norms) == len(whole.currents)
+    for one, other in zip(folded.currents, whole.currents, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    g = torch.randn_like(last)
+    assert whole.transposed(g).any()
+    torch.testing.assert_close(folded.transposed(g), whole.transposed(g), rtol=1e-12, atol=1e-12)
+
+
+def test_a_net_without_batch_norm_is_steady_as_it_is(neuron):
+    made = case(mlp([20]), neuron())
+    assert steady(made.net, made.x) is made.net
 
 
 def test_feedback_that_does_not_contract_is_told_once_with_its_numbers(neuron, method, caplog):

@@ -87,6 +87,15 @@ def test_folded_weights_give_the_currents_of_evaluation_mode(kit, name, norm):
     torch.testing.assert_close(folded(x), synapse(x), rtol=1e-12, atol=1e-12)
 
 
+def test_batch_norm_can_be_folded_by_other_statistics(kit):
+    synapse = kit("bn").connect(nn.Conv2d(2, 3, 3))
+    mean, var = torch.rand(2, 3)
+    expected = synapse.folded((mean, var))
+    synapse.norm.running_mean, synapse.norm.running_var = mean, var
+    for one, other in zip(expected, synapse.folded(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_fan_in_counts_the_weights_of_one_output():
     assert fan_in(nn.Linear(18, 5)) == 18
     assert fan_in(nn.Conv2d(2, 5, 3)) == 18
