@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from snnrun import checkpoint
 from snnrun.kernels import active_conv, events_torch
+from snnrun.kernels.active_units import fire
 from snnrun.kernels.event_stack import Plan, event_stack, gather, suits
 from snnrun.kernels.events import Events, Readout, Unit, to_dense
 from snnrun.kernels.leaky import leaky
@@ -270,13 +271,13 @@ def convolutions(rounds: int) -> tuple[Measured, dict[str, list[float]]]:
         for i in range(rounds + 1):  # the first round compiles
             for limit, times in row.items():
                 active_conv.DENSE_FROM = limit
-                y = active_conv.active_conv(x, op, UNIT)
+                y, _ = active_conv.active_conv(x, op, UNIT)
                 start = time.process_time()
                 torch.autograd.grad(y, [x, op.weight], torch.ones_like(y))
                 if i:
                     times.append((time.process_time() - start) * 1e3)
         current = F.conv2d(x.detach().flatten(0, 1), op.weight, None, 1, 1).unflatten(0, (20, 16))
-        share = len(active_conv._fire(current.detach(), UNIT)[1]) / current.numel()
+        share = len(fire(current.detach(), UNIT)[-1]) / current.numel()
         results[f"{share:.4f}"] = [median(row[2.0]), median(row[0.0])]
         table.rows.append([f"{100 * share:.2f}", *(f"{median(v):.3g}" for v in row.values())])
     active_conv.DENSE_FROM = threshold

@@ -6,7 +6,7 @@ dL/dW = sum_events eps * trace of the input patch,  dL/dX[t] = G[t+1] + leak dL/
 """
 
 import logging
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from snnrun.kernels.events import Unit
-from snnrun.kernels.machine_code import compiled
+from snnrun.kernels.active_units import fire, flat_array, joined, through_window, with_room
+from snnrun.kernels.events import Events, Unit
+from snnrun.kernels.machine_code import compiled, contracted
+from snnrun.kernels.rows import Place, empty
 from snnrun.kernels.threads import spread
 
 log = logging.getLogger(__name__)
 
 # Share of active units from which two dense convolutions are faster (scripts/bench_ssgd.py).
-DENSE_FROM = 0.05
-BLOCK = 64  # units looked at together for a potential near the threshold
+DENSE_FROM = 0.08
 
 
 def suits(op: nn.Module, x: Tensor, unit: Unit) -> bool:
@@ -38,8 +39,11 @@ def suits(op: nn.Module, x: Tensor, unit: Unit) -> bool:
     )
 
 
-def active_conv(x: Tensor, op: nn.Conv2d, unit: Unit) -> Tensor:
-    """Spikes [T, B, C', H', W'] of a fresh sequence ``x`` [T, B, C, H, W]; no bias."""
+def active_conv(x: Tensor, op: nn.Conv2d, unit: Unit) -> tuple[Tensor, Tensor]:
+    """Spikes [T, B, C', H', W'] of a fresh sequence ``x`` [T, B, C, H, W]; no bias.
+
+    Also returns how many spikes each unit has, [B, C', H', W'].
+    """
     return _ActiveConv.apply(x, op.weight, op.stride, op.padding, unit)
 
 
@@ -52,29 +56,30 @@ class _ActiveConv(torch.autograd.Function):
         stride: tuple[int, int],
         padding: tuple[int, int],
         unit: Unit,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         current = F.conv2d(x.flatten(0, 1), weight, None, stride, padding).unflatten(0, x.shape[:2])
-        spikes, active, slope = _fire(current, unit)
-        ctx.save_for_backward(weight, *_nonzero(x), active, slope)
+        spikes, counts, active, slope = fire(current, unit)
+        arrived, value = _nonzero(x)
+        ctx.save_for_backward(weight, *arrived, value, *active, slope)
         ctx.shapes, ctx.geometry, ctx.leak = (x.shape, current.shape), (stride, padding), unit.leak
-        return spikes
+        return spikes, counts
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None, None]:
-        weight, nonzero, value, active, slope = ctx.saved_tensors
-        shape, out_shape = ctx.shapes
-        eps = grad.reshape(-1)[active] * slope
-        x = value.new_zeros(shape)
-        x.view(-1)[nonzero] = value
-        if len(active) < DENSE_FROM * grad.numel():
+    def backward(
+        ctx: Any, grad: Tensor, grad_counts: Tensor
+    ) -> tuple[Tensor | None, Tensor, None, None, None]:
+        weight, *lists = ctx.saved_tensors
+        arrived, value, active, slope = Events(*lists[:2]), lists[2], Events(*lists[3:5]), lists[5]
+        eps = through_window(grad, grad_counts, active, slope)
+        if len(eps) < DENSE_FROM * grad.numel():
             run = _sparse
         else:
             _say_dense()
             run = _dense
         needs_x = ctx.needs_input_grad[0]
-        grad_x, grad_w = run(x, weight, active, eps, out_shape, ctx.geometry, ctx.leak, needs_x)
-        return grad_x, grad_w, None, None, None
+        case = arrived, value, weight, active, eps, ctx.shapes, ctx.geometry, ctx.leak, needs_x
+        return *run(*case), None, None, None
 
 
 @cache
@@ -85,54 +90,34 @@ def _say_dense() -> None:
     )
 
 
-def _fire(current: Tensor, unit: Unit) -> tuple[Tensor, Tensor, Tensor]:
-    """Spikes [T, B, ...], flat places [n] of the active events, their surrogate derivatives."""
-    spikes = torch.empty_like(current, memory_format=torch.contiguous_format)
-    values, fired = (_array(x).reshape(len(x), -1) for x in (current, spikes))
-    v, found = np.zeros_like(values[0]), []
-    limits = unit.leak, unit.drop, unit.threshold, unit.window, unit.steepness
-    constants = tuple(map(v.dtype.type, limits))
-    for t in range(len(values)):
-        found += spread(v.size, partial(_step, values, fired, v, t, _place(current), constants))
-    return spikes, *_joined(found)
+def _nonzero(x: Tensor) -> tuple[Events, Tensor]:
+    """Where values [T, B, C, H, W] are not zero, by place [H, W, C]; and the values.
 
-
-def _nonzero(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Flat places [n] of the values other than zero, and the values."""
-    values = _array(x).reshape(-1)
-    return _joined(spread(values.size, partial(_pick, values, _place(x))))
-
-
-def _array(x: Tensor) -> np.ndarray:
-    return x.detach().contiguous().numpy()
-
-
-def _place(x: Tensor) -> np.ndarray:
-    """An empty list of places in ``x``, of the narrower type that can tell them apart."""
-    return np.empty(0, np.int32 if x.numel() < 2**31 else np.int64)
-
-
-def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
-    places, values = zip(*parts, strict=True)
-    return torch.from_numpy(np.concatenate(places)), torch.from_numpy(np.concatenate(values))
+    Those of a step come channel by channel.
+    """
+    steps, batch, channels = x.shape[:3]
+    values = flat_array(x)
+    each = spread(batch, lambda lo, hi: _pick(values, steps, batch, channels, lo, hi))
+    return joined(each)
 
 
 def _dense(
-    x: Tensor,
+    arrived: Events,
+    value: Tensor,
     weight: Tensor,
-    active: Tensor,
+    active: Events,
     eps: Tensor,
-    out_shape: torch.Size,
+    shapes: tuple[torch.Size, torch.Size],
     geometry: tuple[tuple[int, int], tuple[int, int]],
     leak: float,
     needs_x: bool,
 ) -> tuple[Tensor | None, Tensor]:
     """Gradients of input and weight by two convolutions; arguments as `_sparse`."""
-    delta = eps.new_zeros(out_shape)
-    delta.view(-1)[active] = eps
-    for t in range(len(delta) - 2, -1, -1):
-        delta[t].add_(delta[t + 1], alpha=leak)
-    # delta[t] now includes eps[t]; the current of step t acts on the potentials from t + 1 on.
+    (steps, batch, channels, *frame), out_shape = shapes
+    x = _decaying(arrived, value, 0.0, torch.Size((steps, batch, *frame, channels)))
+    x = x.permute(0, 1, 4, 2, 3)
+    delta = _decaying(active, eps, leak, out_shape)
+    # delta[t] includes eps[t]; the current of step t acts on the potentials from t + 1 on.
     late, early = delta[1:].flatten(0, 1), x[:-1].flatten(0, 1)
     stride, padding = geometry
     grad_x, grad_w, _ = torch.ops.aten.convolution_backward(
@@ -141,16 +126,27 @@ def _dense(
     if not needs_x:
         return None, grad_w
     full = torch.zeros_like(x)
-    full[:-1] = grad_x.unflatten(0, (len(x) - 1, x.shape[1]))
+    full[:-1] = grad_x.unflatten(0, (steps - 1, batch))
     return full, grad_w
 
 
+def _decaying(events: Events, value: Tensor, leak: float, shape: torch.Size) -> Tensor:
+    """Y [T, B, ...] of values at events: Y[t] = values[t] + leak Y[t+1]."""
+    out = empty(shape, value.dtype)
+    lists = [x.numpy() for x in (*events, value)]
+    rows = out.numpy().reshape(*shape[:2], -1)
+    factor = rows.dtype.type(leak)
+    spread(shape[1], lambda lo, hi: _decay(*lists, factor, rows, lo, hi))
+    return out
+
+
 def _sparse(
-    x: Tensor,
+    arrived: Events,
+    value: Tensor,
     weight: Tensor,
-    active: Tensor,
+    active: Events,
     eps: Tensor,
-    out_shape: torch.Size,
+    shapes: tuple[torch.Size, torch.Size],
     geometry: tuple[tuple[int, int], tuple[int, int]],
     leak: float,
     needs_x: bool,
@@ -158,161 +154,145 @@ def _sparse(
     """Gradients of input and weight from the active events.
 
     Args:
-        x: [T, B, C, H, W].
+        arrived: places [H, W, C] where the input is not zero.
+        value: the input there.
         weight: [C', C, kh, kw].
-        active: flat places of the events in the output, ascending.
+        active: units [C', H', W'] near their threshold.
         eps: dL/dV at them.
-        out_shape: [T, B, C', H', W'].
+        shapes: of the input [T, B, C, H, W] and the output [T, B, C', H', W'].
         geometry: stride and padding.
         leak: of the membrane.
         needs_x: whether dL/dX is wanted.
     """
-    # Channels last: the innermost loop runs over the input channels of one patch.
+    # Channels last: a row of a patch lies side by side, in the frame and in the weight.
     w = weight.detach().permute(0, 2, 3, 1).contiguous().numpy()
-    rows = active.numpy(), eps.numpy(), x.permute(0, 1, 3, 4, 2).contiguous().numpy()
-    grad_x = np.empty(rows[2].shape if needs_x else (0, 0, 0, 0, 0), w.dtype)
-    steps, batch, *per_sample = out_shape
-    bounds = torch.arange(0, steps * batch + 1) * int(np.prod(per_sample))
-    start = torch.searchsorted(active, bounds.to(active.dtype)).numpy()
-    sizes = np.array([*per_sample, *geometry[0], *geometry[1]])
+    lists = tuple(x.numpy() for x in (*arrived, value)), tuple(x.numpy() for x in (*active, eps))
+    grad_x = empty(shapes[0] if needs_x else (0,), eps.dtype)
+    (steps, batch, channels, *frame), (*_, height, width) = shapes
+    sizes = (height, width, *geometry[0], *geometry[1], *frame, channels, *w.shape[1:3])
+    flat, leak = grad_x.numpy().reshape(-1), w.dtype.type(leak)
 
     def work(lo: int, hi: int) -> np.ndarray:
         grad = np.zeros_like(w)
-        _walk(*rows, start, w, sizes, w.dtype.type(leak), lo, hi, grad, grad_x)
+        _walk(*lists, w.reshape(-1), sizes, leak, steps, lo, hi, grad.reshape(-1), flat)
         return grad
 
     grad_w = sum(spread(batch, work), np.zeros_like(w))
-    whole = torch.from_numpy(grad_w).permute(0, 3, 1, 2)
-    return torch.from_numpy(grad_x).permute(0, 1, 4, 2, 3) if needs_x else None, whole
+    return grad_x if needs_x else None, torch.from_numpy(grad_w).permute(0, 3, 1, 2)
 
 
 @compiled
-def _step(
-    current: np.ndarray,
-    spikes: np.ndarray,
-    v: np.ndarray,
-    t: int,
-    place: np.ndarray,
-    constants: tuple[float, ...],
+def _pick(
+    x: np.ndarray, steps: int, batch: int, channels: int, lo: int, hi: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Places and values of what is not zero in the samples from lo to hi, and how many by step."""
+    size, n = x.size // (steps * batch), 0
+    places, values = np.empty(size, np.int32), np.empty(size, x.dtype)
+    lengths = np.empty((hi - lo) * steps, np.int64)
+    for b in range(lo, hi):
+        for t in range(steps):
+            places, values, before = with_room(places, n, size), with_room(values, n, size), n
+            frame = x[(t * batch + b) * size : (t * batch + b + 1) * size].reshape(channels, -1)
+            for c in range(channels):
+                for p in range(frame.shape[1]):
+                    places[n], values[n] = p * channels + c, frame[c, p]
+                    n += frame[c, p] != 0
+            lengths[(b - lo) * steps + t] = n - before
+    return places[:n], values[:n], lengths
+
+
+@compiled
+def _decay(
+    index: np.ndarray,
+    start: np.ndarray,
+    values: np.ndarray,
+    leak: float,
+    out: np.ndarray,
     lo: int,
     hi: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Step t of the units from lo to hi: potentials, spikes; places and slopes of active events."""
-    leak, drop, threshold, window, steepness = constants
-    one, n = v.dtype.type(1), 0
-    places, slopes = np.empty(hi - lo + 1, place.dtype), np.empty(hi - lo + 1, v.dtype)
-    distance = np.empty(BLOCK, v.dtype)
-    for start in range(lo, hi, BLOCK):
-        stop = min(start + BLOCK, hi)
-        if t > 0:
-            _advance(
-                v[start:stop], spikes[t - 1, start:stop], current[t - 1, start:stop], leak, drop
-            )
-        if _compare(v[start:stop], threshold, window, spikes[t, start:stop], distance):
-            for j in range(stop - start):  # each is written, and stays if the next goes behind it
-                places[n], slopes[n] = t * v.size + start + j, distance[j]
-                n += distance[j] < window
-    for i in range(n):
-        root = steepness * slopes[i] + one
-        slopes[i] = one / (root * root)
-    return places[:n].copy(), slopes[:n].copy()
-
-
-@compiled
-def _advance(
-    v: np.ndarray, spikes: np.ndarray, current: np.ndarray, leak: float, drop: float
 ) -> None:
-    for j in range(v.size):
-        v[j] = v[j] * leak - drop * spikes[j] + current[j]
-
-
-@compiled
-def _compare(
-    v: np.ndarray, threshold: float, window: float, spikes: np.ndarray, distance: np.ndarray
-) -> int:
-    """Fire; how many potentials are near the threshold, and their distances from it."""
-    zero, one = v.dtype.type(0), v.dtype.type(1)
-    near = 0
-    for j in range(v.size):
-        spikes[j] = one if v[j] > threshold else zero
-        distance[j] = abs(v[j] - threshold)
-        near += distance[j] < window
-    return near
-
-
-@compiled
-def _pick(x: np.ndarray, place: np.ndarray, lo: int, hi: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places and values of what is not zero from lo to hi."""
-    n = 0
-    for j in range(lo, hi):
-        n += x[j] != 0
-    places, values = np.empty(n + 1, place.dtype), np.empty(n + 1, x.dtype)
-    n = 0
-    for j in range(lo, hi):
-        places[n], values[n] = j, x[j]
-        n += x[j] != 0
-    return places[:n], values[:n]
+    steps, _, units = out.shape
+    for b in range(lo, hi):
+        for t in range(steps - 1, -1, -1):
+            for j in range(units):
+                out[t, b, j] = leak * out[t + 1, b, j] if t + 1 < steps else 0
+            for e in range(start[b * steps + t], start[b * steps + t + 1]):
+                out[t, b, index[e]] += values[e]
 
 
 @compiled
 def _walk(
-    active: np.ndarray,
-    eps: np.ndarray,
-    x: np.ndarray,
-    start: np.ndarray,
+    arrived: tuple[np.ndarray, ...],
+    active: tuple[np.ndarray, ...],
     weight: np.ndarray,
-    sizes: np.ndarray,
+    sizes: tuple[int, ...],
     leak: float,
+    steps: int,
     lo: int,
     hi: int,
     grad_weight: np.ndarray,
     grad_x: np.ndarray,
 ) -> None:
-    steps, batch = x.shape[:2]
-    trace = np.empty(x.shape[2:], x.dtype)
+    """Add up gradients of the samples from lo to hi; the lists are of places, starts and values."""
+    (places, first, values), (units, start, eps) = arrived, active
+    _, _, _, _, _, _, rows, columns, channels, _, _ = sizes
+    trace, batch = np.empty(rows * columns * channels, weight.dtype), (start.size - 1) // steps
     for b in range(lo, hi):
+        row = b * steps
         trace[:] = 0
         for t in range(1, steps):
-            _decay_add(trace, leak, x[t - 1, b])
-            for e in range(start[t * batch + b], start[t * batch + b + 1]):
-                _patch(active[e], eps[e], sizes, trace, grad_weight, True)
+            trace *= leak
+            for i in range(first[row + t - 1], first[row + t]):
+                trace[places[i]] += values[i]
+            for e in range(start[row + t], start[row + t + 1]):
+                _patch(units[e], eps[e], sizes, trace, grad_weight, True)
         if grad_x.size:
             trace[:] = 0
-            grad_x[steps - 1, b] = 0
-            for t in range(steps - 1, 0, -1):
-                for e in range(start[t * batch + b], start[t * batch + b + 1]):
-                    _patch(active[e], eps[e], sizes, trace, weight, False)
-                grad_x[t - 1, b] = trace
+            for t in range(steps - 1, -1, -1):
+                at = (t * batch + b) * trace.size
+                _turn(trace, channels, grad_x[at : at + trace.size])
                 trace *= leak
+                for e in range(start[row + t], start[row + t + 1]):
+                    _patch(units[e], eps[e], sizes, trace, weight, False)
 
 
 @compiled
-def _decay_add(trace: np.ndarray, leak: float, x: np.ndarray) -> None:
-    flat, arriving = trace.reshape(-1), x.reshape(-1)
-    for j in range(flat.size):
-        flat[j] = flat[j] * leak + arriving[j]
+def _turn(x: np.ndarray, channels: int, out: np.ndarray) -> None:
+    """Write a frame [H, W, C] as [C, H, W]."""
+    places = x.size // channels
+    for c in range(channels):
+        for p in range(places):
+            out[c * places + p] = x[p * channels + c]
 
 
 @compiled
 def _patch(
-    place: int, eps: float, sizes: np.ndarray, image: np.ndarray, weight: np.ndarray, read: bool
+    unit: int,
+    eps: float,
+    sizes: tuple[int, ...],
+    frame: np.ndarray,
+    weight: np.ndarray,
+    read: bool,
 ) -> None:
-    """One event: add its input patch of the image to its weights, or its weights to the image."""
-    channels, height, width, stride_y, stride_x, pad_y, pad_x = sizes
-    across = place % width
-    down = place // width % height
-    kernel = weight[place // (width * height) % channels]
-    for ky in range(kernel.shape[0]):
-        y = down * stride_y + ky - pad_y
-        if y < 0 or y >= image.shape[0]:
-            continue
-        for kx in range(kernel.shape[1]):
-            z = across * stride_x + kx - pad_x
-            if z < 0 or z >= image.shape[1]:
-                continue
-            if read:
-                for c in range(image.shape[2]):
-                    kernel[ky, kx, c] += eps * image[y, z, c]
-            else:
-                for c in range(image.shape[2]):
-                    image[y, z, c] += eps * kernel[ky, kx, c]
+    """One event: add its patch of the frame to its weights, or its weights to that patch."""
+    height, width, stride_y, stride_x, pad_y, pad_x, rows, columns, channels, tall, wide = sizes
+    top = unit // width % height * stride_y - pad_y
+    left = unit % width * stride_x - pad_x
+    begin, end = max(0, -left), min(wide, columns - left)
+    for ky in range(max(0, -top), min(tall, rows - top)):
+        x = ((top + ky) * columns + left + begin) * channels
+        w = ((unit // (width * height) * tall + ky) * wide + begin) * channels
+        n = max(0, end - begin) * channels
+        if read:
+            _add(eps, frame, x, weight, w, n)
+        else:
+            _add(eps, weight, w, frame, x, n)
+
+
+@contracted
+def _add(
+    factor: float, x: np.ndarray, at: Place, total: np.ndarray, place: Place, n: Place
+) -> None:
+    at, place, n = np.uint64(at), np.uint64(place), np.uint64(n)
+    for j in range(n):
+        total[place + j] += factor * x[at + j]

@@ -20,9 +20,20 @@ BLOCK, WARPS = 128, 1  # units and warps of one program
 
 
 def forward(
-    current: Tensor, membrane: Tensor, p: LIFParameters, *, keep: bool
+    current: Tensor,
+    membrane: Tensor,
+    p: LIFParameters,
+    *,
+    keep: bool,
+    held: Tensor | None = None,
+    counts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Run T' steps; arguments, result and what is kept as in `cpu.forward`."""
+    """Run T' steps; arguments and result as in `eager.forward`.
+
+    What is kept is the current as it acts and the membrane before the first step.
+    """
+    if held is not None:
+        current = torch.cat([held[None], current[:-1]])
     spikes = torch.empty(current.shape, dtype=current.dtype, device=current.device)
     after = membrane.detach().clone(memory_format=torch.contiguous_format)
     rows, hop = _steps(current)
@@ -31,24 +42,33 @@ def forward(
         rows, after, spikes, _constants(p, after.dtype, after.device),
         units, hop, len(current), BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=False,
     )  # fmt: skip
+    if counts is not None:
+        counts += spikes.sum(0, dtype=counts.dtype)
     return spikes, after, (current, membrane) if keep else ()
 
 
 def backward(
-    kept: tuple[Tensor, ...], grad_spikes: Tensor, grad_membrane: Tensor, p: LIFParameters
-) -> tuple[Tensor, Tensor, Tensor | None]:
+    kept: tuple[Tensor, ...],
+    grad_spikes: Tensor,
+    grad_membrane: Tensor,
+    p: LIFParameters,
+    grad_counts: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradient as in `cpu.backward`, from what `forward` kept."""
     current, membrane = kept
+    if grad_counts is not None:
+        grad_spikes = grad_spikes + grad_counts
     rows, hop = _steps(current)
     above, above_hop = _steps(grad_spikes)
     carried = grad_membrane.clone(memory_format=torch.contiguous_format)
-    potentials = torch.empty(current.shape, dtype=membrane.dtype, device=current.device)
+    acting = (len(current) + p.delay, *current.shape[1:])  # and the last one, which waits
+    potentials = torch.empty(acting, dtype=membrane.dtype, device=current.device)
     # The sum over the steps of an expanded current is taken in full precision.
     grad_current = potentials
     if not hop:
         grad_current = torch.empty_like(carried)
     elif current.dtype != membrane.dtype:
-        grad_current = torch.empty(current.shape, dtype=current.dtype, device=current.device)
+        grad_current = torch.empty(acting, dtype=current.dtype, device=current.device)
     units = carried.numel()
     programs = triton.cdiv(units, BLOCK)
     tallies = (programs if p.trained else 0, len(p.recursion))
@@ -61,7 +81,11 @@ def backward(
     )  # fmt: skip
     if not hop:
         grad_current = (grad_current / len(current)).to(current.dtype).expand(current.shape)
-    return grad_current, carried, sums.sum(0) if p.trained else None
+    grad_held = None
+    if p.delay:
+        grad_current[-1] = 0
+        grad_held, grad_current = grad_current[0], grad_current[1:]
+    return grad_current, carried, grad_held, sums.sum(0) if p.trained else None
 
 
 def _steps(x: Tensor) -> tuple[Tensor, int]:

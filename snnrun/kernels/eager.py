@@ -11,7 +11,13 @@ from snnrun.kernels.parameters import LIFParameters
 
 
 def forward(
-    current: Tensor, membrane: Tensor, p: LIFParameters, *, keep: bool
+    current: Tensor,
+    membrane: Tensor,
+    p: LIFParameters,
+    *,
+    keep: bool,
+    held: Tensor | None = None,
+    counts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """Run T' steps.
 
@@ -20,24 +26,29 @@ def forward(
         membrane: [B, ...] before the first step.
         p: constants of the unit.
         keep: return what `backward` needs.
+        held: [B, ...] the current before the first, where currents act a step late; else None.
+        counts: [B, ...] to which every unit's spikes are added; None: they are not counted.
 
     Returns:
         Spikes [T', B, ...], the membrane [B, ...] after the last step, and what to keep: the
         potentials u [T', B, ...] at which the units decided to fire; for trained constants also
-        the current and the membrane before the first step.
+        the membrane before the first step and the currents of all steps.
     """
     start, inputs = membrane, p.trained
     p = p.fixed()
     spikes = torch.empty(current.shape, dtype=current.dtype, device=current.device)
     potentials = torch.empty_like(spikes) if keep else None
-    for t, x in enumerate(current.unbind()):
+    acting = current.unbind() if held is None else (held, *current[:-1].unbind())
+    for t, x in enumerate(acting):
         u, fired, membrane = step(x, membrane, p)
         spikes[t] = fired
         if potentials is not None:
             potentials[t] = u
+        if counts is not None:
+            counts += fired
     if potentials is None:
         return spikes, membrane, ()
-    return spikes, membrane, (potentials, current, start) if inputs else (potentials,)
+    return spikes, membrane, (potentials, start, *acting) if inputs else (potentials,)
 
 
 def step(x: Tensor, membrane: Tensor, p: LIFParameters) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,8 +63,12 @@ def step(x: Tensor, membrane: Tensor, p: LIFParameters) -> tuple[Tensor, Tensor,
 
 
 def backward(
-    kept: tuple[Tensor, ...], grad_spikes: Tensor, grad_membrane: Tensor, p: LIFParameters
-) -> tuple[Tensor, Tensor, Tensor | None]:
+    kept: tuple[Tensor, ...],
+    grad_spikes: Tensor,
+    grad_membrane: Tensor,
+    p: LIFParameters,
+    grad_counts: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Exact gradient of the surrogate graph, by the closed recursion backwards in time.
 
     With κ[t] = dv[t]/du[t]: δ[t] = ψ[t] dL/ds[t] + κ[t] dL/dv[t], dL/dv[t-1] = leak_before δ[t],
@@ -65,27 +80,32 @@ def backward(
         grad_spikes: dL/ds [T', B, ...].
         grad_membrane: dL/dv [B, ...] after the last step.
         p: constants of the unit.
+        grad_counts: dL/d(counts) [B, ...], the same part of dL/ds at all steps; None for none.
 
     Returns:
-        dL/dI [T', B, ...], dL/dv [B, ...] before the first step, and of trained constants the
-        gradients to `LIFParameters.recursion` [6] in double precision, else None.
+        dL/dI [T', B, ...], dL/dv [B, ...] before the first step, that of the current held then
+        [B, ...] (None without a delay), and of trained constants the gradients to
+        `LIFParameters.recursion` [6] in double precision, else None.
     """
     potentials, *inputs = kept
-    grad_current = torch.empty_like(potentials)
+    # By the step at which a current acts: with a delay the held one first, and the last at none.
+    grad_acting = potentials.new_zeros(len(potentials) + p.delay, *potentials.shape[1:])
     grad_constants = potentials.new_zeros(6, dtype=torch.float64) if p.trained else None
     p = p.fixed()
     for t in reversed(range(len(potentials))):
         u = potentials[t]
         slope = p.surrogate(u - p.threshold)
-        delta = slope * grad_spikes[t] + _kept_share(u, slope, p) * grad_membrane
+        above = grad_spikes[t] if grad_counts is None else grad_spikes[t] + grad_counts
+        delta = slope * above + _kept_share(u, slope, p) * grad_membrane
         if grad_constants is not None:
-            current, start = inputs
+            start, *acting = inputs
             v = _reset(potentials[t - 1], _fires(potentials[t - 1], p), p) if t else start
-            after = _to_reset(u, slope, grad_spikes[t], grad_membrane, p)
-            grad_constants += torch.stack([_dot(delta, v), _dot(delta, current[t]), *after])
-        grad_current[t] = delta * p.gain
+            after = _to_reset(u, slope, above, grad_membrane, p)
+            grad_constants += torch.stack([_dot(delta, v), _dot(delta, acting[t]), *after])
+        grad_acting[t] = delta * p.gain
         grad_membrane = delta * p.leak_before
-    return grad_current, grad_membrane, grad_constants
+    grad_held = grad_acting[0] if p.delay else None
+    return grad_acting[p.delay :], grad_membrane, grad_held, grad_constants
 
 
 def _to_reset(

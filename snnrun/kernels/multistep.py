@@ -33,27 +33,46 @@ def lif(current: Tensor, state: State | None, parameters: LIFParameters) -> tupl
     Raises:
         ValueError: when the state belongs to a batch of another shape, type or device.
     """
+    spikes, after, _ = _run(current, state, parameters, counted=False)
+    return spikes, after
+
+
+def counted_lif(
+    current: Tensor, state: State | None, parameters: LIFParameters
+) -> tuple[Tensor, State, Tensor]:
+    """`lif`, which also returns how many spikes of the chunk each unit has, [B, ...].
+
+    The counts are of the state's type. Their gradient, the same for all steps, is not written out
+    for each of them.
+    """
+    spikes, after, counts = _run(current, state, parameters, counted=True)
+    assert counts is not None
+    return spikes, after, counts
+
+
+def _run(
+    current: Tensor, state: State | None, parameters: LIFParameters, *, counted: bool
+) -> tuple[Tensor, State, Tensor | None]:
     if current.dtype == torch.float16 or (current.dtype == torch.bfloat16 and not _reads(current)):
-        spikes, state = lif(current.float(), state, parameters)
-        return spikes.to(current.dtype), state
+        spikes, after, counts = _run(current.float(), state, parameters, counted=counted)
+        return spikes.to(current.dtype), after, counts
     if state is not None:
         _check(current, state)
     if _channels_last(current):  # the kernels see plain rows, the caller's layout is kept
         inner = None if state is None else _moved(state, 1, -1)
-        spikes, after = lif(current.movedim(2, -1), inner, parameters)
-        return spikes.movedim(-1, 2), _moved(after, -1, 1)
+        spikes, after, counts = _run(current.movedim(2, -1), inner, parameters, counted=counted)
+        counts = None if counts is None else counts.movedim(-1, 1)
+        return spikes.movedim(-1, 2), _moved(after, -1, 1), counts
     state = state or _start(current, parameters)
-    held = None
-    if state.held is not None:
-        held = current[-1]
-        current = torch.cat([state.held.unsqueeze(0), current[:-1]])
-    sources = (current, state.membrane, *parameters.recursion)
+    sources = (current, *state, *parameters.recursion)
     if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in sources):
-        spikes, membrane = _LIF.apply(parameters, *sources)
+        spikes, membrane, counts = _LIF.apply(parameters, counted, *sources)
     else:
-        backend = _backend(current)
-        spikes, membrane, _ = backend.forward(current, state.membrane, parameters, keep=False)
-    return spikes, State(membrane, held)
+        counts = _none_yet(state) if counted else None
+        spikes, membrane, _ = _backend(current).forward(
+            current, state.membrane, parameters, keep=False, held=state.held, counts=counts
+        )
+    return spikes, State(membrane, None if state.held is None else current[-1]), counts
 
 
 def _moved(state: State, source: int, target: int) -> State:
@@ -90,8 +109,13 @@ def _start(current: Tensor, parameters: LIFParameters) -> State:
     frame = current[0]
     return State(
         _zeros(frame.shape, _state_type(current), current.device),
-        torch.zeros_like(frame) if parameters.delay else None,
+        _zeros(frame.shape, current.dtype, current.device) if parameters.delay else None,
     )
+
+
+def _none_yet(state: State) -> Tensor:
+    """The counts before the first step."""
+    return state.membrane.new_zeros(state.membrane.shape)
 
 
 def _zeros(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -119,29 +143,37 @@ class _LIF(torch.autograd.Function):
     def forward(
         ctx: Any,
         parameters: LIFParameters,
+        counted: bool,
         current: Tensor,
         membrane: Tensor,
+        held: Tensor | None,
         *recursion: Tensor | float,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The constants of the recursion are given beside the parameters to be in the graph."""
         backend = _backend(current)
-        spikes, membrane, kept = backend.forward(current, membrane, parameters, keep=True)
+        counts = _none_yet(State(membrane, held)) if counted else None
+        spikes, membrane, kept = backend.forward(
+            current, membrane, parameters, keep=True, held=held, counts=counts
+        )
         ctx.save_for_backward(*kept)
         ctx.set_materialize_grads(False)
         ctx.parameters, ctx.backend = parameters, backend
         ctx.outputs = [(x.shape, x.dtype, x.device) for x in (spikes, membrane)]
-        return spikes, membrane
+        return spikes, membrane, counts
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        known = zip(grads, ctx.outputs, strict=True)
-        above = (_zeros(*output) if grad is None else grad for grad, output in known)
-        grad_current, grad_before, grad_constants = ctx.backend.backward(
-            ctx.saved_tensors, *above, ctx.parameters
+        *above, grad_counts = grads
+        known = zip(above, ctx.outputs, strict=True)
+        above = [_zeros(*output) if grad is None else grad for grad, output in known]
+        grad_current, grad_before, grad_held, grad_constants = ctx.backend.backward(
+            ctx.saved_tensors, *above, ctx.parameters, grad_counts
         )
-        needed = ctx.needs_input_grad[3:]
-        if grad_constants is None:
-            return None, grad_current, grad_before, *(None for _ in needed)
-        each = (grad if n else None for grad, n in zip(grad_constants, needed, strict=True))
-        return None, grad_current, grad_before, *each
+        needed = ctx.needs_input_grad[5:]
+        each = (
+            (None for _ in needed)
+            if grad_constants is None
+            else (grad if n else None for grad, n in zip(grad_constants, needed, strict=True))
+        )
+        return None, None, grad_current, grad_before, grad_held, *each

@@ -204,10 +204,10 @@ class SSGD(Method):
         for layer in _layers(net):
             op, constants = layer.synapse.op, unit(layer.neuron)
             if not is_static(x) and active_conv.suits(op, x, constants):
-                spikes = active_conv.active_conv(x, cast(nn.Conv2d, op), constants)
+                spikes, count = active_conv.active_conv(x, cast(nn.Conv2d, op), constants)
             else:
-                spikes = layer.neuron(layer.synapse(x))
-            counts.append(spikes.sum(0).flatten(1))
+                spikes, count = cast(LIFNeuron, layer.neuron).counted(layer.synapse(x))
+            counts.append(count.flatten(1))
             x = layer.post(spikes)
         return self.decode(net.readout(net.pool(x))), counts
 

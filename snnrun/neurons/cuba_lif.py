@@ -32,8 +32,8 @@ class CubaLIFNeuron(LIFNeuron):
         self.synaptic: Tensor | None = None
         self.waiting: Tensor | None = None
 
-    def forward(self, current: Tensor) -> Tensor:
-        """Spikes [T', B, ...] of the next T' steps."""
+    def drive(self, current: Tensor) -> Tensor:
+        """See LIFNeuron.drive: the synaptic currents."""
         zero = torch.zeros_like(current[0])
         if self.constants.delay:
             waiting, self.waiting = zero if self.waiting is None else self.waiting, current[-1]
@@ -41,7 +41,7 @@ class CubaLIFNeuron(LIFNeuron):
         before = zero if self.synaptic is None else self.synaptic
         synaptic = leaky(current, before, self.synaptic_leak)
         self.synaptic = synaptic[-1]
-        return super().forward(synaptic)
+        return synaptic
 
 
 @dataclass(kw_only=True)

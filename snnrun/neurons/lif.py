@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from snnrun.errors import choice, require
-from snnrun.kernels.multistep import lif
+from snnrun.kernels.multistep import counted_lif, lif
 from snnrun.kernels.parameters import LIFParameters, State
 from snnrun.neurons.base import Neuron, SpikingNeuron
 from snnrun.neurons.surrogate import Surrogate
@@ -36,9 +36,21 @@ class LIFNeuron(SpikingNeuron):
 
     def forward(self, current: Tensor) -> Tensor:
         """Spikes [T', B, ...] of the next T' steps."""
-        before = None if self.membrane is None else State(self.membrane, self.held)
-        spikes, (self.membrane, self.held) = lif(current, before, self.constants)
+        spikes, (self.membrane, self.held) = lif(self.drive(current), self._state(), self.constants)
         return spikes
+
+    def counted(self, current: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` returns, and how many of these spikes each unit has, [B, ...]."""
+        drive, before = self.drive(current), self._state()
+        spikes, (self.membrane, self.held), counts = counted_lif(drive, before, self.constants)
+        return spikes, counts
+
+    def drive(self, current: Tensor) -> Tensor:
+        """What acts on the membranes when ``current`` arrives, both [T', B, ...]."""
+        return current
+
+    def _state(self) -> State | None:
+        return None if self.membrane is None else State(self.membrane, self.held)
 
     def extra_repr(self) -> str:
         """The constants, for printing the module."""

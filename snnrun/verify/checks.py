@@ -127,13 +127,9 @@ def kernel(bench: Bench) -> Outcome:
     trained = list(unit.parameters())
     found = torch.autograd.grad((spikes * weight).sum(), (x, *trained))
     start = torch.zeros_like(x[0])
-    current = x.detach()
-    if state.held is not None:  # the kernels see the input a step later
-        current = torch.cat([start[None], current[:-1]])
-    expected, _, kept = eager.forward(current, start, p, keep=True)
-    to_current, _, to_constants = eager.backward(kept, weight, start, p)
-    if state.held is not None:
-        to_current = torch.cat([to_current[1:], start[None]])
+    held = None if state.held is None else start
+    expected, _, kept = eager.forward(x.detach(), start, p, keep=True, held=held)
+    to_current, *_, to_constants = eager.backward(kept, weight, start, p)
     through = () if to_constants is None else chained(unit.constants, to_constants, trained)
     pairs = zip((spikes, *found), (expected, to_current, *through), strict=True)
     return Outcome(max(distance(*pair) for pair in pairs), EXACT)

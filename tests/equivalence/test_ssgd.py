@@ -365,21 +365,21 @@ def test_only_the_published_baseline_slices_inside_the_time_loop():
 
 
 @pytest.mark.parametrize("limit", [2.0, 0.0], ids=["active", "dense"])
-@pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 0)])
+@pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 0), ((1, 2), (0, 4))])
 def test_convolution_equals_the_neurons_of_the_plain_form(monkeypatch, limit, stride, padding):
     monkeypatch.setattr(active_conv, "DENSE_FROM", limit)
     op = nn.Conv2d(3, 8, 3, stride=stride, padding=padding, bias=False).double()
     x = (torch.rand(12, 4, 3, 9, 9) < 0.3).double().requires_grad_()
-    spikes = active_conv.active_conv(x, op, LIF)
+    spikes, counts = active_conv.active_conv(x, op, LIF)
     current = op(x.flatten(0, 1)).unflatten(0, x.shape[:2])
     v = potentials(current, LIF, free(current.detach(), LIF))
     plain = Spike.apply(v, LIF)
     assert plain.detach().sum() > 0
-    assert torch.equal(spikes, plain)
-    grad, wanted = torch.randn_like(spikes), [x, op.weight]
+    assert torch.equal(spikes, plain) and torch.equal(counts, plain.sum(0))
+    grads, wanted = (torch.randn_like(spikes), torch.randn_like(counts)), [x, op.weight]
     assert worst(
-        list(torch.autograd.grad(spikes, wanted, grad)),
-        list(torch.autograd.grad(plain, wanted, grad)),
+        list(torch.autograd.grad((spikes, counts), wanted, grads)),
+        list(torch.autograd.grad((plain, plain.sum(0)), wanted, grads)),
     ) < 1e-12  # fmt: skip
 
 

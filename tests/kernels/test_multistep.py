@@ -13,7 +13,7 @@ import torch
 from units import UNITS
 
 from snnrun.kernels import cpu, eager, multistep
-from snnrun.kernels.multistep import lif
+from snnrun.kernels.multistep import counted_lif, lif
 from snnrun.kernels.parameters import State, TrainedParameters
 from snnrun.kernels.step import through_spikes
 from snnrun.neurons.surrogate import SURROGATES, Surrogate
@@ -49,7 +49,7 @@ OTHERS = [
     replace(PLAIN, surrogate=Surrogate(name="fast_sigmoid", width=2.0, cutoff=0.4)),
 ]
 
-
+DELAYED = replace(PLAIN, leak_reset=False, delay=1)
 TRAINED = [
     replace(PLAIN, threshold=0.4, rest=-0.2, hard=hard, detach_reset=detach, decay_input=decay)
     for hard, detach, decay in itertools.product((False, True), repeat=3)
@@ -156,9 +156,9 @@ def test_compiled_kernel_equals_the_eager_one(kernel, p, name, dtype, tolerance)
     x, v, above, carried = (tensor.to(device) for tensor in (x, v, above, carried))
     for each in (eager, import_module(f"snnrun.kernels.{kernel}")):
         spikes, after, kept = each.forward(x, v, p, keep=True)
-        *grads, to_constants = each.backward(kept, above, carried, p)
+        *grads, to_held, to_constants = each.backward(kept, above, carried, p)
         results.append((spikes, after, *grads))
-        assert to_constants is None  # nothing is trained, so nothing is summed
+        assert to_held is None and to_constants is None  # nothing waits, nothing is trained
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
     for wanted, got in zip(results[0][2:], results[1][2:], strict=True):
@@ -192,7 +192,7 @@ def test_compiled_gradients_to_the_constants_equal_the_eager_ones_in_single_prec
     for each in (eager, import_module(f"snnrun.kernels.{kernel}")):
         with torch.no_grad():
             _, _, kept = each.forward(x, v, trained(p), keep=True)
-            sums.append(each.backward(kept, above, v, trained(p))[2])
+            sums.append(each.backward(kept, above, v, trained(p))[-1])
     assert sums[0].dtype == sums[1].dtype == torch.float64
     torch.testing.assert_close(sums[1], sums[0], rtol=1e-6, atol=1e-6 * sums[0].abs().max().item())
 
@@ -222,7 +222,7 @@ def test_sums_over_units_are_taken_in_double_precision(backend):
     assert grad.item() == pytest.approx(v.double().sum().item(), rel=1e-14)
 
 
-@pytest.mark.parametrize("p", [PLAIN, replace(PLAIN, delay=1, leak_reset=False)], ids=str)
+@pytest.mark.parametrize("p", [PLAIN, DELAYED], ids=str)
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_chunks_give_the_spikes_and_gradients_of_the_whole_sequence(backend, p, size):
     x, p = currents(6, 4, 9).requires_grad_(), trained(p)
@@ -240,6 +240,61 @@ def test_chunks_give_the_spikes_and_gradients_of_the_whole_sequence(backend, p, 
         torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("p", [PLAIN, DELAYED, trained(PLAIN), trained(DELAYED)], ids=str)
+@pytest.mark.parametrize("steps", [1, 6])
+@pytest.mark.parametrize("static", [False, True], ids=["sequence", "static"])
+@pytest.mark.parametrize("kernel", ["cpu", TRITON])
+def test_compiled_delay_and_counts_equal_the_eager_ones(kernel, static, steps, p):
+    x, device = currents(steps, 3, 400), TRITON_DEVICE if kernel == "cuda" else "cpu"
+    x = x[:1].expand(steps, 3, 400) if static else x
+    v, carried, held, above_counts = (currents(3, 400, seed=seed) for seed in range(1, 5))
+    above = currents(steps, 3, 400, seed=5)
+    x, v, carried, held, above_counts, above = (
+        tensor.to(device) for tensor in (x, v, carried, held, above_counts, above)
+    )
+    waiting, results = held if p.delay else None, []
+    for each in (eager, import_module(f"snnrun.kernels.{kernel}")):
+        counts = torch.zeros_like(v)
+        with torch.no_grad():
+            spikes, _, kept = each.forward(x, v, p, keep=True, held=waiting, counts=counts)
+            to_x, *grads = each.backward(kept, above, carried, p, above_counts)
+        assert torch.equal(counts, spikes.sum(0)) and counts.any()
+        results.append((spikes, to_x.sum(0) if static else to_x, *grads))
+    assert torch.equal(results[0][0], results[1][0])
+    assert p.delay == 0 or results[0][3].any()
+    for wanted, got in zip(*(result[1:] for result in results), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("p", [PLAIN, trained(DELAYED)], ids=str)
+@pytest.mark.parametrize("dims", [(0, 1, 2, 3, 4), (0, 1, 4, 2, 3), (2, 3, 0, 1, 4)], ids=str)
+def test_counts_are_sums_of_spikes_with_their_gradient(backend, p, dims):
+    order = [dims.index(d) for d in range(5)]
+    x = currents(5, 3, 4, 2, 6).permute(dims).contiguous().permute(order).requires_grad_()
+    spikes, _, counts = counted_lif(x, None, p)
+    weight = currents(5, 3, 4, 2, 6, seed=5)
+    sources = (x, *numbers(p))
+    found = torch.autograd.grad((spikes * weight).sum() + counts.square().sum(), sources)
+    alone = torch.autograd.grad(counted_lif(x, None, p)[2].square().sum(), x)
+    plain, _ = lif(x, None, p)
+    total = plain.sum(0)
+    expected = torch.autograd.grad(
+        (plain * weight).sum() + total.square().sum(), sources, retain_graph=True
+    )
+    assert torch.equal(spikes, plain) and torch.equal(counts, total) and total.any()
+    for got, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(alone, torch.autograd.grad(total.square().sum(), x))
+
+
+def test_counts_of_bfloat16_currents_are_those_of_single_precision(backend):
+    x = currents(300, 3, 40).bfloat16() + 2
+    _, _, counts = counted_lif(x, None, DELAYED)
+    expected, _ = lif(x.float(), None, DELAYED)
+    assert counts.dtype is torch.float32 and counts.max() > 256  # which bfloat16 cannot count
+    assert torch.equal(counts, expected.sum(0))
+
+
 def test_detached_state_truncates_the_gradient(backend):
     x = currents(2, 3, 4).requires_grad_()
     _, state = lif(x[:1], None, PLAIN)
@@ -248,7 +303,7 @@ def test_detached_state_truncates_the_gradient(backend):
     assert not grad[0].any() and grad[1].any()
 
 
-@pytest.mark.parametrize("p", [PLAIN, trained(PLAIN)], ids=["fixed", "trained"])
+@pytest.mark.parametrize("p", [PLAIN, trained(PLAIN), DELAYED, trained(DELAYED)], ids=str)
 def test_a_current_expanded_over_time_equals_its_copy_and_is_kept_once(backend, p):
     frame = currents(4, 600).requires_grad_()
     sources = (frame, *numbers(p))
@@ -266,7 +321,7 @@ def test_a_current_expanded_over_time_equals_its_copy_and_is_kept_once(backend, 
     assert torch.equal(spikes, copied)
     for got, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
-    if backend is not eager:
+    if backend is cpu or (backend is not eager and not p.delay):
         assert max(sizes) == frame.untyped_storage().nbytes()
 
 
@@ -290,7 +345,8 @@ def test_threads_do_not_change_a_bit():
         for count in (1, 3):
             torch.set_num_threads(count)
             spikes, after, kept = cpu.forward(x, zeros, p, keep=True)
-            results.append((spikes, after, *cpu.backward(kept, above, zeros, p)))
+            *grads, _, to_constants = cpu.backward(kept, above, zeros, p)
+            results.append((spikes, after, *grads, to_constants))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
