@@ -1,9 +1,10 @@
 """Training steps side by side: ours against SpikingJelly, snnTorch and norse on the same work.
 
 Every contender runs in a process of its own; in each round every process takes its turn with a few
-steps (forward, backward, SGD), one thread. Seconds per step are medians over rounds, ratios are
-taken within a round. On the CPU they are CPU seconds, and peak memory is resident memory above that
-between steps; with --device cuda wall seconds between synchronisations, and allocated memory.
+steps (forward, backward, SGD; a tenth of a second at least), one thread. Seconds per step are
+medians over rounds, ratios are taken within a round. On the CPU they are CPU seconds, and peak
+memory is resident memory above that between steps; with --device cuda wall seconds between
+synchronisations, and allocated memory.
 Before the timing each peer's first loss is compared with that of our net with the peer's kind of
 neuron. The contender "copy" only moves the bytes that a layer of neurons has to (peers_step.py).
 
@@ -20,6 +21,7 @@ our nets with each library's neurons. Who cannot do a workload is left out, and 
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -61,6 +63,7 @@ ON_NEURONS = (
 ON_CPU = ("mlp_t16", "mlp_t64", "conv_t8", "lif_t16", "lif_t64", "vgg_sws", "resnet19")  # workloads
 DEEP = ("vgg_sws", "resnet19")  # where one spike flipped by rounding flips many behind it
 BASE = "spikingjelly"
+TURN = 0.1  # seconds at least
 
 
 class UnableError(Exception):
@@ -119,13 +122,13 @@ def measure(workload: str, contenders: list[str], chosen: argparse.Namespace):
             p.close()
         _same_work(workload, {name: answer["loss"] for name, answer in first.items()})
         taking_part = [p for p in processes if p.contender in first]
+        turns = {p: _turn(p.steps(2)["seconds"], chosen) for p in taking_part}  # warm by then
         for p in taking_part:
-            p.steps(2)  # warm
             p.steps(0)
         found = defaultdict(list)
         for _ in range(chosen.rounds):
             for p in taking_part:
-                found[p.contender].append(p.steps(chosen.steps))
+                found[p.contender].append(p.steps(turns[p]))
     finally:
         for p in (*processes, *checks):
             p.close()
@@ -142,6 +145,11 @@ def measure(workload: str, contenders: list[str], chosen: argparse.Namespace):
         }
         for name, rows in found.items()
     }
+
+
+def _turn(seconds: float, chosen: argparse.Namespace) -> int:
+    """How many steps a turn has: enough for the caches that others used to be its own again."""
+    return chosen.steps if chosen.quick else max(chosen.steps, math.ceil(TURN / seconds))
 
 
 def _first(workload: str, processes: list[Process]) -> dict[str, dict[str, float]]:
