@@ -35,6 +35,7 @@ CHOICES = {
     "allocator": ("return", "keep"),
     "sequences": ("whole", "chunks"),
 }
+PLAIN = {key: accepted[0] for key, accepted in CHOICES.items()}
 PRECISION = {"plain": "highest", "onednn": "medium"}  # of float32 products, in torch's words
 
 
@@ -76,6 +77,7 @@ class Plan:
         Raises:
             UserError: telling how to continue.
         """
+        begun = PLAIN | begun  # which may be of a version that knew fewer choices
         differing = [key for key in CHOICES if begun[key] != getattr(self, key)]
         if differing:
             keys = " ".join(f"hardware.plan.{key}={begun[key]}" for key in differing)
@@ -98,16 +100,18 @@ class Plan:
 class Planning:
     """Keys of hardware.plan: ``probe``, or what to do whatever a probe would find; ``show`` it.
 
+    What a run of an earlier version does not name is left to the probe.
+
     Raises:
         ConfigError: for an unknown value, naming the key.
     """
 
     probe: bool
-    products: str | None
-    zeros: str | None
-    layout: str | None
-    allocator: str | None
-    sequences: str | None
+    products: str | None = None
+    zeros: str | None = None
+    layout: str | None = None
+    allocator: str | None = None
+    sequences: str | None = None
     show: bool
 
     def __post_init__(self) -> None:

@@ -62,6 +62,10 @@ def test_named_choices_win_over_the_probe(monkeypatch):
     )
 
 
+def test_a_run_of_an_earlier_version_need_not_name_every_choice():
+    assert Planning(probe=False, show=False).plan(CPU, torch.float32) == Plan()
+
+
 def test_an_unknown_choice_names_the_key():
     with pytest.raises(ConfigError, match=r"plan\.layout: 'rows' is not one of"):
         planning(layout="rows")
@@ -72,6 +76,14 @@ def test_another_plan_is_refused_on_resume_with_the_key_to_add():
     Plan(products="onednn", error=1e-7).check_continues(begun)
     with pytest.raises(UserError, match=r"hardware\.plan\.products=onednn$"):
         Plan().check_continues(begun)
+
+
+def test_a_run_begun_before_there_was_a_choice_goes_on_without_it():
+    begun = Plan().choices()
+    del begun["zeros"]
+    Plan().check_continues(begun)
+    with pytest.raises(UserError, match=r"hardware\.plan\.zeros=multiplied$"):
+        Plan(zeros="skipped").check_continues(begun)
 
 
 def test_a_plan_reads_as_its_choices_and_the_error_if_it_was_probed():
