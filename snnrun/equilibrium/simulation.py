@@ -11,7 +11,7 @@ from snnrun.kernels.compiling import compiles
 from snnrun.kernels.multistep import lif
 from snnrun.kernels.parameters import State
 from snnrun.kits.norm import moments
-from snnrun.kits.synapse import Synapse, apply, is_static
+from snnrun.kits.synapse import Synapse, apply, is_static, rows
 from snnrun.models.network import Chain, Layer
 from snnrun.neurons.lif import LIFNeuron
 
@@ -152,5 +152,5 @@ class _Folded(Synapse):
 
 def _statistics(synapse: Synapse, x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per channel of a synapse's currents before its norm."""
-    current = apply(synapse.op, synapse.flat(x), *synapse.weights())
+    current = apply(synapse.op, rows(synapse.op, x), *synapse.weights())
     return moments(current)

@@ -22,7 +22,7 @@ BLOCK = 2048  # values that are read together: long loops, within the first-leve
 
 
 def halve(x: Tensor) -> Tensor:
-    """Means of the 2 x 2 windows of the maps ``x`` [N, C, H, W], H and W even: half the size.
+    """Means of the 2 x 2 windows of the maps ``x`` [..., C, H, W], H and W even: half the size.
 
     Maps that are not contiguous must have their channels innermost; the result is laid out alike.
     """
@@ -32,34 +32,32 @@ def halve(x: Tensor) -> Tensor:
 class _Halve(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        n, channels, height, width = x.shape
+        *outer, channels, height, width = x.shape
         ctx.inner = 1 if x.is_contiguous() else channels
-        out = _maps((n, channels, height // 2, width // 2), ctx.inner, x.dtype)
+        out = _maps((*outer, channels, height // 2, width // 2), ctx.inner, x.dtype)
         _run(_means, x, out, ctx.inner)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        n, channels, height, width = grad.shape
-        layout = torch.contiguous_format if ctx.inner == 1 else torch.channels_last
-        shares = (grad / 4).contiguous(memory_format=layout)
-        out = _maps((n, channels, height * 2, width * 2), ctx.inner, grad.dtype)
-        _run(_shares, out, shares, ctx.inner)
+        *outer, channels, height, width = grad.shape
+        out = _maps((*outer, channels, height * 2, width * 2), ctx.inner, grad.dtype)
+        _run(_shares, out, grad / 4, ctx.inner)
         return out
 
 
-def _maps(shape: tuple[int, int, int, int], inner: int, dtype: torch.dtype) -> Tensor:
-    n, channels, height, width = shape
+def _maps(shape: tuple[int, ...], inner: int, dtype: torch.dtype) -> Tensor:
     if inner == 1:
         return empty(shape, dtype)
-    return empty((n, height, width, channels), dtype).movedim(-1, 1)
+    *outer, channels, height, width = shape
+    return empty((*outer, height, width, channels), dtype).movedim(-1, -3)
 
 
 def _run(kernel: Any, whole: Tensor, half: Tensor, inner: int) -> None:
     """Call the kernel on the memory of maps and of maps of half their size, range by range."""
     width = whole.shape[-1] * inner
-    flat, small = (memory(_innermost(t, inner)).reshape(-1) for t in (whole, half))
+    flat, small = (memory(_innermost(t, inner)) for t in (whole, half))
     computing = np.empty(1, np.float64 if whole.dtype == torch.float64 else np.float32)
 
     def work(lo: int, hi: int) -> None:
@@ -73,7 +71,8 @@ def _run(kernel: Any, whole: Tensor, half: Tensor, inner: int) -> None:
 
 
 def _innermost(x: Tensor, inner: int) -> Tensor:
-    return x.detach() if inner == 1 else x.detach().movedim(1, -1)
+    x = x.detach()
+    return (x if inner == 1 else x.movedim(-3, -1)).contiguous().view(-1)
 
 
 @compiled

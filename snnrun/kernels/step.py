@@ -4,6 +4,9 @@ What takes torch a pass over memory per operation takes one in all; what is comp
 stays in the cache, block by block.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from torch import Tensor
 
@@ -17,12 +20,16 @@ from snnrun.neurons.surrogate import Surrogate
 def through_spikes(grad: Tensor, u: Tensor, threshold: float, surrogate: Surrogate) -> Tensor:
     """``grad * h(u - threshold)``: from the gradient of spikes to that of the potentials ``u``."""
     out = _like(u)
-    arrays = [_flat(t) for t in (u, grad, out)]
     cutoff = np.inf if surrogate.cutoff is None else surrogate.cutoff
-    constants = tuple(map(arrays[0].dtype.type, (threshold, surrogate.width, cutoff)))
-    kind = kind_of(surrogate)
-    split(u.numel(), lambda lo, hi: _through(*(a[lo:hi] for a in arrays), constants, kind))
+    _run(_through, (u, grad, out), (threshold, surrogate.width, cutoff), kind_of(surrogate))
     return out
+
+
+def fire(u: Tensor, threshold: float) -> Tensor:
+    """Spikes Θ(u - threshold)."""
+    spikes = _like(u)
+    _run(_fire, (u, spikes), (threshold,))
+    return spikes
 
 
 def accumulate_and_fire(
@@ -30,21 +37,31 @@ def accumulate_and_fire(
 ) -> tuple[Tensor, Tensor]:
     """Of P[t] and A[t-1]: u[t] = P[t] - leak V A[t-1] and A[t] = leak A[t-1] + Θ(u[t] - V)."""
     u, after = _like(potential), _like(potential)
-    arrays = [_flat(t) for t in (potential, before, u, after)]
-    constants = tuple(map(arrays[0].dtype.type, (leak, -leak * threshold, threshold)))
-    split(u.numel(), lambda lo, hi: _accumulate(*(a[lo:hi] for a in arrays), *constants))
+    _run(_accumulate, (potential, before, u, after), (leak, -leak * threshold, threshold))
     return u, after
 
 
 def integrate_and_fire(
-    current: Tensor, membrane: Tensor, leak: float, threshold: float
+    current: Tensor, membrane: Tensor | None, leak: float, threshold: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of I[t] and v[t-1]: u[t] = leak v[t-1] + I[t], spikes s[t] and v[t] = u[t] - V s[t]."""
-    u, spikes, after = _like(current), _like(current), _like(current)
-    arrays = [_flat(t) for t in (current, membrane, u, spikes, after)]
-    constants = tuple(map(arrays[0].dtype.type, (leak, threshold)))
-    split(u.numel(), lambda lo, hi: _integrate(*(a[lo:hi] for a in arrays), *constants))
+    """Of I[t] and v[t-1]: u[t] = leak v[t-1] + I[t], spikes s[t] and v[t] = u[t] - V s[t].
+
+    Without a membrane, at the first step, u is the current itself.
+    """
+    spikes, after = _like(current), _like(current)
+    if membrane is None:
+        _run(_begin, (current, spikes, after), (threshold,))
+        return current, spikes, after
+    u = _like(current)
+    _run(_integrate, (current, membrane, u, spikes, after), (leak, threshold))
     return u, spikes, after
+
+
+def _run(kernel: Any, tensors: Sequence[Tensor], constants: Sequence[float], *more: Any) -> None:
+    """Call the kernel on the values of the tensors, range by range."""
+    arrays = [_flat(t) for t in tensors]
+    rounded = tuple(map(arrays[0].dtype.type, constants))
+    split(arrays[0].size, lambda lo, hi: kernel(*(a[lo:hi] for a in arrays), rounded, *more))
 
 
 def _like(x: Tensor) -> Tensor:
@@ -64,20 +81,45 @@ def _through(
         out[j] = grad[j] * slope(kind, u[j] - threshold, width, cutoff)
 
 
+@compiled
+def _fire(u: np.ndarray, spikes: np.ndarray, constants: tuple[float, ...]) -> None:
+    (threshold,) = constants
+    for j in range(u.size):
+        spikes[j] = _spike(u[j], threshold)
+
+
+@compiled
+def _spike(u: float, threshold: float) -> float:
+    return type(u)(1) if u >= threshold else type(u)(0)
+
+
 @contracted  # as torch adds a multiple
 def _accumulate(
     potential: np.ndarray,
     before: np.ndarray,
     u: np.ndarray,
     after: np.ndarray,
-    leak: float,
-    reset: float,
-    threshold: float,
+    constants: tuple[float, ...],
 ) -> None:
-    zero, one = u.dtype.type(0), u.dtype.type(1)
+    leak, reset, threshold = constants
     for j in range(u.size):
         u[j] = potential[j] + reset * before[j]
-        after[j] = (one if u[j] >= threshold else zero) + leak * before[j]
+        after[j] = _spike(u[j], threshold) + leak * before[j]
+
+
+@compiled
+def _begin(
+    u: np.ndarray, spikes: np.ndarray, after: np.ndarray, constants: tuple[float, ...]
+) -> None:
+    (threshold,) = constants
+    for j in range(u.size):
+        spikes[j] = _spike(u[j], threshold)
+        after[j] = _left(u[j], threshold)
+
+
+@compiled
+def _left(u: float, threshold: float) -> float:
+    return u - threshold if u >= threshold else u
 
 
 @compiled
@@ -87,12 +129,10 @@ def _integrate(
     u: np.ndarray,
     spikes: np.ndarray,
     after: np.ndarray,
-    leak: float,
-    threshold: float,
+    constants: tuple[float, ...],
 ) -> None:
-    zero, one = u.dtype.type(0), u.dtype.type(1)
+    leak, threshold = constants
     for j in range(u.size):
         u[j] = membrane[j] * leak + current[j]
-        fired = u[j] >= threshold
-        spikes[j] = one if fired else zero
-        after[j] = u[j] - threshold if fired else u[j]
+        spikes[j] = _spike(u[j], threshold)
+        after[j] = _left(u[j], threshold)

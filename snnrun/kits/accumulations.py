@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnrun.kernels.compiling import compiles
 from snnrun.kernels.parameters import LIFParameters
 from snnrun.kits.plain import Feedback, Kit
 from snnrun.kits.stepwise import (
@@ -22,8 +23,8 @@ from snnrun.kits.stepwise import (
     StepSynapse,
     constants,
 )
-from snnrun.kits.synapse import Op, apply, is_static
-from snnrun.kits.traces import Pair, TraceKit, accumulate
+from snnrun.kits.synapse import Op, is_static
+from snnrun.kits.traces import TraceKit, accumulate
 from snnrun.neurons.base import Neuron
 
 
@@ -44,10 +45,7 @@ class AccumulationSynapse(StepSynapse):
     def forward(self, x: Tensor) -> Tensor:
         """Potential accumulation [1, B, ...] of the accumulations ``x`` [1, B, ...]."""
         span = self.lengthen()
-        weight, bias = self.weights()
-        if bias is not None:
-            bias = span * bias if self.bias_traced else bias + (span - 1) * bias.detach()
-        return apply(self.op, self.flat(x), weight, bias).unflatten(0, x.shape[:2])
+        return self.current(x, spans=(span, span if self.bias_traced else 1.0))
 
 
 class AccumulationInput(AccumulationSynapse):
@@ -81,7 +79,9 @@ class AccumulationInput(AccumulationSynapse):
         span = 0.0
         for _ in range(steps):
             span = self.leak * span + 1
-            if self.bias_traced:
+            if span == 1:
+                yield current
+            elif self.bias_traced:
                 yield span * current
             else:
                 yield torch.add(current, current.detach(), alpha=span - 1)
@@ -127,7 +127,7 @@ class InstantReadout(AccumulationReadout):
         """Outputs [1, B, C] of this step."""
         spikes = accumulate(self.before, x, -self.leak)
         self.before = x.detach()
-        return apply(self.op, self.flat(spikes), *self.weights()).unflatten(0, x.shape[:2])
+        return self.current(spikes)
 
 
 class MeanReadout(AccumulationSynapse):
@@ -152,7 +152,7 @@ class AccumulationNeuron(StepNeuron):
     def forward(self, potential: Tensor) -> Tensor:
         """Accumulations for the potential accumulations [1, B, ...] of this step."""
         before, leak = self.accumulation, self.leak
-        if self.pays(potential, before):
+        if before is not None and compiles(potential, torch.float32, torch.float64):
             unit = (leak, self.threshold, self.surrogate)
             after = AccumulateAndFire.apply(potential, before, *unit)
         else:
@@ -174,13 +174,13 @@ class RecursiveNeuron(StepNeuron):
         """Start a new sequence: no current and no spikes so far."""
         self.potential = self.traces = None
 
-    def forward(self, current: Tensor) -> Pair:
-        """Spikes and accumulations for the current [1, B, ...] of this step."""
+    def forward(self, current: Tensor) -> Tensor:
+        """Spikes for the current [1, B, ...] of this step."""
         potential = accumulate(self.potential, current, self.leak)
         spikes = self.fire(accumulate(self.traces, potential, -self.leak * self.threshold))
         self.potential = potential.detach()
         self.traces = accumulate(self.traces, spikes.detach(), self.leak)
-        return Pair(spikes, self.traces)
+        return spikes
 
 
 class AccumulationKit(Kit):
@@ -232,8 +232,8 @@ class AccumulationKit(Kit):
 class RecursiveKit(TraceKit):
     """SAF for weights that change between the steps of a batch.
 
-    Spikes s[t] = A[t] - leak A[t-1] travel with A[t], so that each step's current is added with the
-    weights it was made with; past currents stay in the state P.
+    Spikes s[t] = A[t] - leak A[t-1] travel, so that each step's current is added with the weights
+    it was made with; past currents stay in the state P.
     """
 
     def neuron(self) -> StepNeuron:

@@ -16,14 +16,11 @@ class Between(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the op to each step of ``x`` [T', B, ...]."""
-        flat = x.flatten(0, 1)
-        if isinstance(self.op, nn.AvgPool2d) and _halves(self.op, flat):
+        if isinstance(self.op, nn.AvgPool2d) and _halves(self.op, x):
             from snnrun.kernels.pool import halve  # imports the compiler
 
-            y = halve(flat)
-        else:
-            y = self.op(flat)
-        return y.unflatten(0, x.shape[:2])
+            return halve(x)
+        return self.op(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
 def _halves(op: nn.AvgPool2d, x: Tensor) -> bool:
@@ -31,7 +28,10 @@ def _halves(op: nn.AvgPool2d, x: Tensor) -> bool:
     return (
         (op.kernel_size, op.stride, op.padding, op.divisor_override) == (2, 2, 0, None)
         and x.shape[-1] % 2 == x.shape[-2] % 2 == 0
-        and compiles(x, torch.float32, torch.float64, torch.bfloat16)
+        and compiles(
+            x if x.is_contiguous() else x.flatten(0, 1),
+            *(torch.float32, torch.float64, torch.bfloat16),
+        )
     )
 
 

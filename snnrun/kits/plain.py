@@ -100,6 +100,10 @@ class Kit:
         """The last weighted op: its currents are the network's outputs; never normalised."""
         return Synapse(op)
 
+    def readout_of_currents(self, op: Op) -> Synapse:
+        """The readout of a net in which currents reach it that no neuron has turned into spikes."""
+        return self.readout(op)
+
     def between(self, op: nn.Module) -> nn.Module:
         """A parameter-free op on what travels."""
         return Between(op)

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from snnrun.errors import choice
 from snnrun.kernels.compiling import COMPILED_FROM, compiles
 from snnrun.kernels.parameters import LIFParameters
+from snnrun.kits.step_op import StepOp
 from snnrun.kits.synapse import Synapse
 from snnrun.neurons.base import Neuron
 from snnrun.neurons.lif import LIFNeuron
@@ -54,6 +55,10 @@ class Fire(torch.autograd.Function):
         """Spikes, 0 or 1, of the shape and type of ``u``."""
         ctx.save_for_backward(u)
         ctx.threshold, ctx.surrogate = threshold, surrogate
+        if compiles(u, torch.float32, torch.float64):
+            from snnrun.kernels.step import fire  # imports the compiler
+
+            return fire(u, threshold)
         return (u >= threshold).to(u.dtype)
 
     @staticmethod
@@ -95,7 +100,12 @@ class IntegrateAndFire(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, current: Tensor, membrane: Tensor, leak: float, threshold: float, h: Surrogate
+        ctx: Any,
+        current: Tensor,
+        membrane: Tensor | None,
+        leak: float,
+        threshold: float,
+        h: Surrogate,
     ) -> tuple[Tensor, Tensor]:
         """See `kernels.step.integrate_and_fire`."""
         from snnrun.kernels.step import integrate_and_fire  # imports the compiler
@@ -124,10 +134,6 @@ class StepNeuron(nn.Module):
         """Spikes for the membrane ``u`` [1, B, ...] before the reset."""
         return Fire.apply(u, self.threshold, self.surrogate)
 
-    def pays(self, x: Tensor, before: Tensor | None) -> bool:
-        """Whether a compiled step is worth its while."""
-        return before is not None and compiles(x, torch.float32, torch.float64)
-
 
 class StepSynapse(Synapse):
     """A synapse whose standardised weight can be held for the steps of a batch; knows the leak.
@@ -154,6 +160,12 @@ class StepSynapse(Synapse):
     def weights(self) -> tuple[Tensor, Tensor | None]:
         """See Synapse.weights."""
         return super().weights() if self.held is None else (self.held, self.op.bias)
+
+    def current(
+        self, x: Tensor, trace: Tensor | None = None, spans: tuple[float, float] = (1.0, 1.0)
+    ) -> Tensor:
+        """Current [1, B, ...] caused by ``x`` [1, B, ...]; see StepOp."""
+        return StepOp.apply(x, trace, *self.weights(), self.op, spans)
 
 
 class Once:
@@ -237,8 +249,6 @@ def state_bytes(net: nn.Module, more: list[Tensor]) -> int:
     """
     found = list(more)
     for part in net.modules():
-        for value in vars(part).values():
-            tensors = vars(value).values() if hasattr(value, "traces") else (value,)
-            found += [t for t in tensors if isinstance(t, Tensor)]
+        found += [value for value in vars(part).values() if isinstance(value, Tensor)]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}
     return sum(storages.values())

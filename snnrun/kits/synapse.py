@@ -36,6 +36,11 @@ def apply(op: Op, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return conv2d(x, op, weight, bias)
 
 
+def rows(op: Op, x: Tensor) -> Tensor:
+    """Time folded into the batch, and features flattened for a linear op: [T' * B, ...]."""
+    return x.flatten(2).flatten(0, 1) if isinstance(op, nn.Linear) else x.flatten(0, 1)
+
+
 def is_static(x: Tensor) -> bool:
     """Whether a chunk [T', ...] is one frame seen T' times (an expanded view)."""
     return x.shape[0] > 1 and x.stride(0) == 0
@@ -84,17 +89,13 @@ class Synapse(nn.Module):
             return self.weight_norm(weight.transpose(0, 1)).transpose(0, 1), bias
         return self.weight_norm(weight), bias
 
-    def flat(self, x: Tensor) -> Tensor:
-        """Time folded into the batch, and features flattened for a linear op: [T' * B, ...]."""
-        return x.flatten(2).flatten(0, 1) if isinstance(self.op, nn.Linear) else x.flatten(0, 1)
-
     def forward(self, x: Tensor) -> Tensor:
         """Current [T', B, ...] caused by what arrives, ``x`` [T', B, ...]."""
         steps = x.shape[0]
         repeats = steps if is_static(x) else 1
         x = x[:1] if repeats > 1 else x
         weight, bias = self.weights()
-        y = apply(self.op, self.flat(x), weight, bias)
+        y = apply(self.op, rows(self.op, x), weight, bias)
         if self.norm is not None:
             y = self.norm(y, repeats)
         y = y.unflatten(0, x.shape[:2])

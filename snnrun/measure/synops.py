@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from snnrun.kits.synapse import Synapse, apply, is_static
+from snnrun.kits.synapse import Synapse, apply, is_static, rows
 from snnrun.measure.hooks import Meter
 
 PJ_PER_UJ = 1e6
@@ -45,7 +45,7 @@ class SynOpMeter(Meter):
         assert isinstance(part, Synapse)
         x = x[:1] if is_static(x) else x
         steps, batch = x.shape[:2]
-        flat = part.flat(x)
+        flat = rows(part.op, x)
         effective, dense = self._fans(name, part, flat.shape[1:])
         active = (flat != 0).unflatten(0, (steps, batch)).sum(1)  # [T', ...] samples per position
         ops = active.flatten(1).double() @ effective

@@ -60,7 +60,8 @@ def mixed_loss(output: Tensor, y: Tensor, alpha: float) -> Tensor:
     loss = (1 - alpha) * F.cross_entropy(output, y)
     if alpha == 0:
         return loss
-    return loss + alpha * F.mse_loss(output, F.one_hot(y, output.shape[-1]).to(output))
+    onehot = torch.zeros_like(output).scatter_(-1, y.unsqueeze(-1), 1)
+    return loss + alpha * F.mse_loss(output, onehot)
 
 
 def drive(net: Network, x: Tensor, once: Once | None) -> Iterator[Tensor]:

@@ -136,7 +136,7 @@ class NFResNet(Model):
             kit.between(nn.AvgPool2d(3, stride=2, padding=1)),
             self._stages(kit),
             kit.between(nn.AdaptiveAvgPool2d(1)),
-            kit.readout(readout),
+            kit.readout_of_currents(readout),
         )
 
     def _stages(self, kit: Kit) -> list[nn.Module]:

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snnrun.kits.traces import Pair
 from snnrun.methods.base import Method, Update
 from snnrun.models.network import Chain, Network
 from snnrun.neurons.base import SpikingNeuron
@@ -71,11 +70,9 @@ def watching(net: nn.Module, kind: type[nn.Module]) -> Iterator[dict[str, Seen]]
     inputs, outputs = defaultdict(list), defaultdict(list)
 
     def watch(name: str) -> Callable[..., None]:
-        def hook(part: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
+        def hook(part: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             inputs[name].append(args[0].detach().clone())
-            outputs[name].append(
-                (output.spikes if isinstance(output, Pair) else output).detach().clone()
-            )
+            outputs[name].append(output.detach().clone())
 
         return hook
 

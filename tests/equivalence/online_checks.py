@@ -214,7 +214,7 @@ def counting_ops(net: nn.Module, monkeypatch) -> Iterator[dict[str, int]]:
     """Evaluations of the weighted ops: of the first one, and of all."""
     counts = {"first": 0, "all": 0}
     stem = net.stem.op
-    modules = ("synapse", "traces", "accumulations")
+    modules = ("synapse", "step_op")
     import importlib
 
     with monkeypatch.context() as patch:

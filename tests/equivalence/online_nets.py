@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from snnrun.kits.between import Scale
 from snnrun.kits.plain import Kit
-from snnrun.kits.traces import Pair
 from snnrun.models.network import Layer, Network
 
 
@@ -20,9 +19,7 @@ class SpikingOutput(nn.Module):
     def reset(self) -> None:
         self.before = None
 
-    def forward(self, x) -> Tensor:
-        if isinstance(x, Pair):
-            return x.spikes
+    def forward(self, x: Tensor) -> Tensor:
         if self.leak is None:
             return x
         spikes = x if self.before is None else x - self.leak * self.before

@@ -91,6 +91,11 @@ def test_average_pool_of_large_maps_is_torchs(dtype, layout, size):
     assert found[0][0][0].stride() == found[1][0][0].stride()
 
 
+def test_average_pool_takes_a_map_seen_several_times():
+    x = torch.randn(1, 2, 8, 32, 32).expand(4, -1, -1, -1, -1)
+    torch.testing.assert_close(Between(nn.AvgPool2d(2))(x)[3], nn.AvgPool2d(2)(x[0]))
+
+
 def test_average_pool_gives_every_member_of_a_window_a_quarter_of_the_gradient():
     x = torch.zeros(1, 1, 16, 32, 32, requires_grad=True)
     y = Between(nn.AvgPool2d(2))(x)

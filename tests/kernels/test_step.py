@@ -5,10 +5,10 @@ import torch
 from units import UNITS
 
 from snnrun.kernels.compiling import COMPILED_FROM
-from snnrun.kernels.step import through_spikes
+from snnrun.kernels.step import fire, integrate_and_fire, through_spikes
 from snnrun.kits.accumulations import AccumulationNeuron
 from snnrun.kits.stepwise import Fire
-from snnrun.kits.traces import Pair, TraceNeuron
+from snnrun.kits.traces import TraceNeuron
 from snnrun.neurons.surrogate import SURROGATES, Surrogate
 
 THRESHOLD = 0.7
@@ -44,10 +44,23 @@ def test_large_layers_have_the_gradient_of_small_ones():
     torch.testing.assert_close(found, torch.cat(expected))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layout", [lambda u: u, lambda u: u.transpose(1, 2)])
+def test_the_first_step_is_that_of_a_membrane_of_zero(dtype, layout):
+    u = layout(torch.randn(3, 70, 50, dtype=dtype, generator=torch.Generator().manual_seed(0)))
+    u[0, 0, 0] = THRESHOLD  # fires, too
+    expected = (u >= u.new_tensor(THRESHOLD)).to(dtype)
+    assert torch.equal(fire(u, THRESHOLD), expected)
+    found = integrate_and_fire(u, None, 0.9, THRESHOLD)
+    for ours, zeros in zip(found, integrate_and_fire(u, u * 0, 0.9, THRESHOLD), strict=True):
+        assert torch.equal(ours, zeros)
+    assert torch.equal(found[1], expected)
+    assert torch.equal(found[2], u - expected * u.new_tensor(THRESHOLD))
+
+
 LAYERS = {
     "accumulations": lambda: AccumulationNeuron(UNITS),
-    "spikes": lambda: TraceNeuron(UNITS, trace=False),
-    "traces": lambda: TraceNeuron(UNITS, trace=True),
+    "spikes": lambda: TraceNeuron(UNITS),
 }
 
 
@@ -66,9 +79,6 @@ def test_large_layers_step_as_small_ones_do(layer):
 def _run(layer, currents):
     """All outputs and the gradient of the currents, each step weighed differently."""
     currents = currents.detach().clone().requires_grad_()
-    outputs = [layer(x) for x in currents.split(1)]
-    if isinstance(outputs[0], Pair):
-        outputs = [torch.cat([pair.spikes, pair.traces], -1) for pair in outputs]
-    out = torch.cat(outputs)
+    out = torch.cat([layer(x) for x in currents.split(1)])
     (out * torch.arange(1.0, 7, dtype=out.dtype).view(6, 1, 1)).sum().backward()
     return out.detach(), currents.grad

@@ -49,3 +49,17 @@ def test_training_form_gives_the_outputs_of_the_plain_form(method, specified, fp
         net.reset()
         steps = [net.body(current) for current in net.stem.drive(x, None)]
         torch.testing.assert_close(torch.cat(steps), plain(x), rtol=1e-9, atol=1e-9)
+
+
+def test_the_readout_learns_from_the_currents_of_the_step(specified, fp64):
+    spec = specified(
+        "model=nf_resnet34", "model.stem_channels=8", "model.channels=[8]", "model.blocks=[1]",
+        "dataset=cifar10", "method=ottt",
+    )  # fmt: skip
+    net = spec.model.build(spec.method.kit(spec.neuron, spec.norm), (3, 32, 32), 4)
+    arrived = []
+    net.readout.register_forward_pre_hook(lambda _, args: arrived.append(args[0].flatten(2)[0]))
+    for current in net.stem.drive(torch.randn(3, 2, 3, 32, 32), None):
+        net.body(current).sum().backward()
+    expected = torch.stack(arrived).sum((0, 1)).expand(4, -1)
+    torch.testing.assert_close(net.readout.op.weight.grad, expected.detach())
