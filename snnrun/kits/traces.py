@@ -25,7 +25,7 @@ from snnrun.kits.stepwise import (
     constants,
     scale_gradient,
 )
-from snnrun.kits.synapse import Op, Synapse, is_static
+from snnrun.kits.synapse import Op, is_static
 from snnrun.neurons.base import Neuron
 
 
@@ -87,8 +87,8 @@ class TraceSynapse(StepSynapse):
 
     def _twice(self, spikes: Tensor, trace: Tensor) -> Tensor:
         with torch.no_grad():
-            value = Synapse.forward(self, spikes)
-        return _Instead.apply(value, Synapse.forward(self, _Instead.apply(trace, spikes)))
+            value = self.current(spikes)
+        return _Instead.apply(value, self.current(_Instead.apply(trace, spikes), trace))
 
 
 class TraceInput(TraceSynapse):
