@@ -188,10 +188,9 @@ def _planned(net, run, device: str, *, bf16: bool):
     """Ours as `snnrun train` runs it on this machine."""
     import torch
 
-    from snnrun.plan import CHOICES, Planning
+    from snnrun.planning import Planning
 
-    chosen = dict.fromkeys(CHOICES)
-    plan = Planning(probe=True, show=False, **chosen).plan(torch.device(device), torch.float32)
+    plan = Planning(probe=True, show=False).plan(torch.device(device), torch.float32)
     plan.prepare()
     net.to(memory_format=plan.memory_format())
     net.in_chunks = plan.sequences == "chunks"  # of which neurons alone take no notice

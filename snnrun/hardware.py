@@ -11,7 +11,8 @@ import torch
 
 from snnrun import ranks, torchrun
 from snnrun.errors import ConfigError, choice, require
-from snnrun.plan import Plan, Planning
+from snnrun.plan import Plan
+from snnrun.planning import Planning
 
 # Of weights, potentials and everything but the products that a training step computes in bf16.
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.float32}

@@ -3,9 +3,10 @@ import json
 import pytest
 import torch
 
-from snnrun import plan as plans
+from snnrun import planning as plans
 from snnrun.errors import ConfigError, UserError
-from snnrun.plan import CHOICES, Plan, Planning
+from snnrun.plan import CHOICES, Plan
+from snnrun.planning import Planning
 from snnrun.probe import LARGEST_ERROR, probe
 from snnrun.run import build_net, execute
 
