@@ -171,8 +171,8 @@ def _segmented(net, x: "torch.Tensor", y: "torch.Tensor"):
 
     sgd = ("name=sgd", "lr=1e-4", "momentum=0", "weight_decay=0", "schedule=constant")
     overrides = ["method=bptt", "dataset=synthetic", "model.norm=none"]
-    overrides += [f"method.timesteps={len(x)}"]
-    overrides += [f"method.segments={SEGMENTS}", *(f"method.optim.{key}" for key in sgd)]
+    overrides += [f"method.timesteps={len(x)}", f"method.segments={SEGMENTS}"]
+    overrides += [f"method.optim.{key}" for key in sgd]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         method = build(compose("config", overrides=overrides)).method
     update = Update(net, method.optim)
