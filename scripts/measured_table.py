@@ -1,17 +1,20 @@
 """Run what the README's tables show, and write those tables: no number is typed by hand.
 
-Every row is a command. Finished runs are not repeated; an interrupted one continues. A row whose
-runs have not all finished is left out of its table and named at the end; the table of a dataset
-without a finished row stays as it is.
+Every row is a command, and rows can be measured in separate goes, on different machines. Runs that
+are finished in the work folder are not repeated; an interrupted one continues. A row whose runs are
+all finished there takes its place in `measured.jsonl`, which the tables are written from; every
+other row stays as it is, and is named at the end if it was asked for.
 
     python scripts/measured_table.py --work FOLDER [--only digits/bptt ...] [--table-only]
 """
 
 import argparse
+import json
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,13 +22,14 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 from tables import README, rewritten
 
-from snnrun.compare import COLUMNS, Row, Table, compare
+from snnrun.compare import COLUMNS, ENERGY, MACHINE, Row, Table, compare
 from snnrun.config import CONF, build
 from snnrun.ls import options
 from snnrun.report.text import described, written
 from snnrun.tracking_read import Record, finished
 from snnrun.tracking_store import SQLITE
 
+FIGURES = Path(__file__).with_name("measured.jsonl")  # one run a line
 SEEDS = (0, 1, 2)
 # A budget that lets all methods be compared on a small machine: same net, norm, steps and epochs.
 # Small batches, because methods that update at every step are ahead where updates are few.
@@ -37,23 +41,25 @@ SMALL = (
     "method.timesteps=4",
     "epochs=3",
 )
-# Overrides and seeds of each Fashion-MNIST row; the digits rows are all methods as they come.
-FASHION_MNIST: tuple[tuple[tuple[str, ...], tuple[int, ...]], ...] = (
-    (("method=bptt", *SMALL), SEEDS),
-    (("method=ottt", "method.online=false", *SMALL), SEEDS),
-    (("method=ottt", "method.online=true", *SMALL), SEEDS),
-    (("method=saf", "method.variant=e", *SMALL), SEEDS),
-    (("method=saf", "method.variant=f", *SMALL), SEEDS),
-    (("method=tet", "dataset=fashion_mnist"), (0,)),
-    (("experiment=ttfs_fashion_mnist",), (0,)),
-    (("experiment=ssgd_fashion_mnist",), (0,)),
-    (("experiment=ide_fashion_mnist", "epochs=30"), (0,)),
+SMALL_METHODS = (
+    ("method=bptt",),
+    ("method=ottt", "method.online=false"),
+    ("method=ottt", "method.online=true"),
+    ("method=saf", "method.variant=e"),
+    ("method=saf", "method.variant=f"),
+)
+# Each method's own net and budget.
+RECIPES = (
+    ("method=tet", "dataset=fashion_mnist"),
+    ("experiment=ttfs_fashion_mnist",),
+    ("experiment=ssgd_fashion_mnist",),
+    ("experiment=ide_fashion_mnist", "epochs=30"),
 )
 # Events: parts of two sets, so that a run takes half a minute.
-EVENT_SETS = (
-    ("dataset=nmnist", "dataset.allow_partial=true"),
-    ("dataset=fmnist_saccade", "dataset.limit=2000"),
-)
+EVENT_SETS = {
+    "nmnist": ("dataset=nmnist", "dataset.allow_partial=true"),
+    "fmnist_saccade": ("dataset=fmnist_saccade", "dataset.limit=2000"),
+}
 EVENT_METHODS = (
     ("method=bptt", "model.norm=sws"),
     ("method=tet", "model.norm=sws"),
@@ -64,9 +70,16 @@ EVENT_METHODS = (
     ("method=dsr",),  # needs a norm that can be folded into the weights
 )
 EVENT_BUDGET = ("dataset.batch_size=16", "model.channels=[12,24]", "method.timesteps=6", "epochs=5")
-EVENTS = tuple(
-    ((*method, *data, *EVENT_BUDGET), SEEDS) for data in EVENT_SETS for method in EVENT_METHODS
-)
+# Overrides and seeds of every row, by table.
+TABLES = {
+    "digits": [((f"method={name}", "dataset=digits"), SEEDS) for name in options("method")],
+    "fashion_mnist": [((*method, *SMALL), SEEDS) for method in SMALL_METHODS],
+    "fashion_mnist_recipes": [(recipe, (0,)) for recipe in RECIPES],
+    **{
+        name: [((*method, *data, *EVENT_BUDGET), SEEDS) for method in EVENT_METHODS]
+        for name, data in EVENT_SETS.items()
+    },
+}
 SHOWN = (
     "test/accuracy",
     "memory/saved_for_backward_mib",
@@ -77,23 +90,31 @@ SHOWN = (
     "energy/inference_uj",
 )
 TITLES = {"memory/saved_for_backward_mib": "kept for backward, MiB"}
+WHOLE = {"dataset.limit": "None", "dataset.allow_partial": "False"}
+# All of a run that its table is made of.
+KEPT = {*SHOWN, "progress/samples", "epochs", *WHOLE, *ENERGY, *MACHINE, "seed", "jobs_per_device"}
 
 
 @dataclass(frozen=True)
 class Line:
     """One row of a table: a command, and the specifications that it runs."""
 
-    dataset: str
+    table: str
     method: str
     overrides: tuple[str, ...]
     seeds: tuple[int, ...]
     hashes: frozenset[str]
 
     @property
-    def command(self) -> tuple[str, ...]:
+    def arguments(self) -> tuple[str, ...]:
         """Arguments of snnrun."""
         seeds = f"seed={','.join(map(str, self.seeds))}"
         return ("train", *(["-m"] if len(self.seeds) > 1 else []), *self.overrides, seeds)
+
+    @property
+    def command(self) -> str:
+        """As the table shows it."""
+        return " ".join(("snnrun", *self.arguments))
 
     @property
     def label(self) -> str:
@@ -104,18 +125,18 @@ class Line:
     @property
     def name(self) -> str:
         """What --only takes."""
-        return f"{self.dataset}/{self.method}"
+        return f"{self.table}/{self.method}"
 
 
 def lines() -> list[Line]:
     """All rows, their specifications composed and checked."""
-    digits = [((f"method={name}", "dataset=digits"), SEEDS) for name in options("method")]
     found = []
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        for row, seeds in (*digits, *FASHION_MNIST, *EVENTS):
-            specs = [build(compose("config", [*row, f"seed={seed}"])) for seed in seeds]
-            hashes = frozenset(spec.hash for spec in specs)
-            found.append(Line(specs[0].dataset.name, specs[0].method.name, row, seeds, hashes))
+        for table, entries in TABLES.items():
+            for row, seeds in entries:
+                specs = [build(compose("config", [*row, f"seed={seed}"])) for seed in seeds]
+                hashes = frozenset(spec.hash for spec in specs)
+                found.append(Line(table, specs[0].method.name, row, seeds, hashes))
     return found
 
 
@@ -124,8 +145,13 @@ def run(line: Line, work: Path, threads: int | None) -> None:
     places = [f"tracking.uri={SQLITE}{work}/runs.db", f"output_dir={work}/outputs"]
     if threads:
         places.append(f"hardware.threads={threads}")
-    command = [sys.executable, "-m", "snnrun", *line.command, *places]
+    command = [sys.executable, "-m", "snnrun", *line.arguments, *places]
     subprocess.run(command, check=False)
+
+
+def done(work: Path) -> list[Record]:
+    """The finished runs of a work folder."""
+    return finished(f"{SQLITE}{work}/runs.db") if (work / "runs.db").is_file() else []
 
 
 def complete(line: Line, records: Iterable[Record]) -> list[Record]:
@@ -134,42 +160,60 @@ def complete(line: Line, records: Iterable[Record]) -> list[Record]:
     return [found[one] for one in sorted(line.hashes)] if line.hashes <= set(found) else []
 
 
-def sections(rows: list[Line], records: list[Record]) -> dict[str, str]:
-    """A table of each dataset that has complete rows, of those rows only."""
-    owner = {record.run_id: line for line in rows for record in complete(line, records)}
-    chosen = [record for record in records if record.run_id in owner]
-    return {table.dataset: _section(table, owner) for table in compare(chosen)} if chosen else {}
+def kept() -> dict[str, list[Record]]:
+    """The runs of every row that was ever measured, by its command."""
+    runs: dict[str, list[Record]] = defaultdict(list)
+    for text in FIGURES.read_text().splitlines():
+        record = Record(**json.loads(text))
+        runs[record.tags["command"]].append(record)
+    return runs
+
+
+def keep(runs: dict[str, list[Record]]) -> None:
+    """Write them, for the goes to come."""
+    lines = [json.dumps(asdict(record)) for records in runs.values() for record in records]
+    FIGURES.write_text("".join(f"{line}\n" for line in lines))
+
+
+def shortened(line: Line, record: Record) -> Record:
+    """What is kept of a run."""
+    parts = {
+        part: {key: value for key, value in getattr(record, part).items() if key in KEPT}
+        for part in ("metrics", "params", "tags")
+    }
+    parts["tags"] |= {"dataset": line.table, "command": line.command}
+    return replace(record, **parts)
+
+
+def sections(rows: list[Line], runs: dict[str, list[Record]]) -> dict[str, str]:
+    """Every table, of the rows that have runs."""
+    owner = {line.command: line for line in rows}
+    tables = compare([record for command in owner for record in runs[command]], by=("command",))
+    return {table.dataset: _section(table, owner) for table in tables}
 
 
 def _section(table: Table, owner: dict[str, Line]) -> str:
-    records = [record for row in table.rows for record in row.records]
-    days = sorted({datetime.fromtimestamp(r.ended / 1000, UTC).date().isoformat() for r in records})
-    date = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     columns = [column for column in COLUMNS if column.key in SHOWN]
-    titles = ["method", *(TITLES.get(c.key, c.label) for c in columns), "command"]
+    titles = ["method", *(TITLES.get(c.key, c.label) for c in columns), "measured", "command"]
     text = [
-        f"**{table.dataset}**, measured {date} on {described(table.conditions)}. Mean ± standard "
-        "deviation over the seeds of the command, the best of each column in bold."
-        + _part(records),
+        f"**{table.dataset}**, on {described(table.conditions)}, unless its row says otherwise. "
+        "Mean ± standard deviation over the seeds of the command, the best of each column in bold."
+        + _part([record for row in table.rows for record in row.records]),
         "",
         f"| {' | '.join(titles)} |",
         f"|{'---|' * len(titles)}",
     ]
-    order = list(dict.fromkeys(owner.values()))
-    for row in sorted(table.rows, key=lambda row: order.index(owner[row.records[0].run_id])):
-        text.append(_row(row, owner[row.records[0].run_id]))
-    if any(not row.alone for row in table.rows):
-        text += ["", "† other runs shared the device: not compared."]
-    if foreign := [row for row in table.rows if row.foreign]:
-        conditions = {key: row.conditions[key] for row in foreign for key in row.foreign}
-        text += ["", f"† measured with {described(conditions)}: not compared."]
+    order = list(owner)
+    for row in sorted(table.rows, key=lambda row: order.index(row.settings["command"])):
+        text.append(_row(row, owner[row.settings["command"]]))
+    if "†" in "".join(text):
+        text += ["", "† not compared with the other rows: taken as its row says."]
     return "\n".join(text)
 
 
 def _part(records: list[Record]) -> str:
     """Says so where not the whole set was used."""
-    whole = {"dataset.limit": "None", "dataset.allow_partial": "False"}
-    if all(r.params.get(key, value) == value for r in records for key, value in whole.items()):
+    if all(r.params.get(key, value) == value for r in records for key, value in WHOLE.items()):
         return ""
     used = {int(r.metrics["progress/samples"]) // int(r.params["epochs"]) for r in records}
     samples = " or ".join(map(str, sorted(used)))
@@ -186,34 +230,44 @@ def _row(row: Row, line: Line) -> str:
             cell = row.cells.get(column.key)
             text = written(cell, column, apart=" ").replace("*", "")
             cells.append(f"**{text}**" if cell and cell.best else text)
-    command = " ".join(("snnrun", *line.command))
-    return f"| {line.label} | {' | '.join(cells)} | `{command}` |"
+    return f"| {line.label} | {' | '.join(cells)} | {_circumstances(row)} | `{line.command}` |"
+
+
+def _circumstances(row: Row) -> str:
+    """When a row was measured, and what sets it apart from the others of its table."""
+    days = [str(datetime.fromtimestamp(r.ended / 1000, UTC).date()) for r in row.records]
+    parts = [" to ".join(sorted({min(days), max(days)}))]
+    if row.foreign:
+        parts.append(f"on {described({key: row.conditions[key] for key in row.foreign})}")
+    if not row.alone:
+        parts.append("beside other runs")
+    return ", ".join(parts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of store and checkpoints")
-    parser.add_argument("--only", nargs="+", default=[], help="run these rows, e.g. digits/bptt")
+    parser.add_argument("--only", nargs="+", default=[], help="e.g. digits fashion_mnist/saf")
     parser.add_argument("--table-only", action="store_true", help="run nothing, write the tables")
     parser.add_argument("--threads", type=int, help="hardware.threads of the runs")
-    parser.add_argument("--also", nargs="+", default=[], help="further stores with finished runs")
     chosen = parser.parse_args()
     work, rows = chosen.work.resolve(), lines()
     names = [line.name for line in rows]
-    if wrong := set(chosen.only) - {*names, *(line.dataset for line in rows)}:
+    if wrong := set(chosen.only) - {*names, *TABLES}:
         sys.exit(f"error: --only {' '.join(sorted(wrong))}: no such row; rows: {', '.join(names)}")
-    store = work / "runs.db"
-    for line in [] if chosen.table_only else rows:
-        done = finished(f"{SQLITE}{store}") if store.is_file() else []
-        picked = not chosen.only or {line.name, line.dataset} & set(chosen.only)
-        if picked and not complete(line, done):
+    asked = [line for line in rows if not chosen.only or {line.name, line.table} & set(chosen.only)]
+    for line in [] if chosen.table_only else asked:
+        if not complete(line, done(work)):
             run(line, work, chosen.threads)
-    stores = [*([f"{SQLITE}{store}"] if store.is_file() else []), *chosen.also]
-    records = [record for uri in stores for record in finished(uri)]
-    for dataset, text in sections(rows, records).items():
-        README.write_text(rewritten(README.read_text(), f"measured {dataset}", text))
-    if missing := [line.name for line in rows if not complete(line, records)]:
-        Console(stderr=True).print(f"not all seeds finished, left out: {', '.join(missing)}")
+    records, runs = done(work), kept()
+    fresh = {line: found for line in asked if (found := complete(line, records))}
+    runs |= {line.command: [shortened(line, one) for one in fresh[line]] for line in fresh}
+    keep({line.command: runs[line.command] for line in rows})
+    for table, text in sections(rows, runs).items():
+        README.write_text(rewritten(README.read_text(), f"measured {table}", text))
+    if missing := [line.name for line in asked if line not in fresh]:
+        text = f"not all seeds finished, these rows stay as they are: {', '.join(missing)}"
+        Console(stderr=True).print(text)
 
 
 if __name__ == "__main__":
