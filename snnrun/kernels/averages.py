@@ -11,10 +11,11 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
-from snnrun.kernels.cpu import constants_of, split
 from snnrun.kernels.machine_code import compiled
 from snnrun.kernels.parameters import LIFParameters
+from snnrun.kernels.recursion import Constants, charged, constants_of, left
 from snnrun.kernels.rows import Place, flat, laid_out
+from snnrun.kernels.threads import split
 
 
 def firing(
@@ -84,19 +85,17 @@ def _fire(
     membrane: np.ndarray,
     total: np.ndarray,
     spikes: np.ndarray,
-    constants: tuple[float, ...],
+    constants: Constants,
     leak: float,
     lo: Place,
     hi: Place,
 ) -> None:
     lo, hi = np.uint64(lo), np.uint64(hi)
-    before, gain, after, scale, offset, _, _, _, _, firing = constants
     zero, one = membrane.dtype.type(0), membrane.dtype.type(1)
     for j in range(lo, hi):
-        u = membrane[j] * before + current[j] * gain
-        fired = u > firing
-        spike = one if fired else zero
-        membrane[j] = u * scale + offset if fired else u * after
+        u = charged(membrane[j], current[j], constants)
+        spike = one if u > constants.firing else zero
+        membrane[j] = left(u, constants)
         total[j] = total[j] * leak + spike
         spikes[j] = spike
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun.kernels.cpu import split
 from snnrun.kernels.machine_code import compiled
 from snnrun.kernels.rows import Place, empty, flat, laid_out
+from snnrun.kernels.threads import split
 
 
 def settled(current: Tensor, subtracted: float) -> Tensor:

@@ -5,17 +5,16 @@ for a current expanded over time) and integrates it again, which is cheaper than
 potentials through memory. The spikes are those of the eager kernel bit by bit.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun.kernels.cpu_steps import BLOCK, run, run_back
+from snnrun.kernels.cpu_steps import block_of, run, run_back
 from snnrun.kernels.parameters import LIFParameters
+from snnrun.kernels.recursion import constants_of
 from snnrun.kernels.rows import empty, memory
 from snnrun.kernels.slopes import kind_of
-from snnrun.kernels.threads import T, spread
+from snnrun.kernels.threads import CUT, split
 
 
 def forward(
@@ -39,11 +38,12 @@ def forward(
     before, out, left = _state(membrane), memory(spikes).reshape(-1), after.numpy().reshape(-1)
     late = None if held is None else _state(held)
     tally = None if counts is None else counts.numpy().reshape(-1)
-    constants = constants_of(p, left.dtype)
-    split(
-        left.size,
-        lambda lo, hi: run(values, hop, late, before, left, out, tally, constants, lo, hi),
-    )
+    constants, block = constants_of(p, left.dtype), block_of(len(current))
+
+    def work(lo: int, hi: int) -> None:
+        run(values, hop, late, before, left, out, tally, constants, block, lo, hi)
+
+    split(left.size, work)
     state = (membrane,) if held is None else (membrane, held)
     return spikes, after, (current, *state) if keep else ()
 
@@ -77,7 +77,8 @@ def backward(
     out, carried = memory(grad_acting).reshape(-1), grad_before.numpy().reshape(-1)
     steady = None if grad_counts is None else grad_counts.contiguous().numpy().reshape(-1)
     constants, kind = constants_of(p, before.dtype), kind_of(p.surrogate)
-    sums = np.zeros((-(-carried.size // BLOCK), len(p.recursion))) if p.trained else None
+    block = block_of(len(current))
+    sums = np.zeros((-(-carried.size // block), len(p.recursion))) if p.trained else None
     split(
         carried.size,
         lambda lo, hi: run_back(
@@ -95,9 +96,11 @@ def backward(
             sums,
             constants,
             kind,
+            block,
             lo,
             hi,
         ),
+        block if p.trained else CUT,
     )
     grad_held = grad_acting[0].to(current.dtype) if p.delay else None
     grad_current = grad_acting[p.delay :]
@@ -120,20 +123,3 @@ def _state(x: Tensor) -> np.ndarray:
     x = x.detach()
     x = x if any(x.stride()) else x.as_strided((1,), (1,))
     return memory(x.contiguous()).reshape(-1)
-
-
-def constants_of(p: LIFParameters, dtype: np.dtype) -> tuple[np.floating, ...]:
-    """What the compiled steps unpack, in the type in which they compute."""
-    p, kind = p.fixed(), dtype.type
-    firing = kind(p.threshold)
-    if p.fires_at_threshold:  # u >= threshold is u > the next number below it
-        firing = np.nextafter(firing, kind(-np.inf))
-    attached = 0.0 if p.detach_reset else 1.0
-    cutoff = np.inf if p.surrogate.cutoff is None else p.surrogate.cutoff
-    return *map(kind, (*p.recursion, attached, p.surrogate.width, cutoff)), firing
-
-
-def split(units: int, work: Callable[[int, int], T]) -> list[T]:
-    """Results of ranges of the units, one per torch thread, cut at multiples of a block."""
-    blocks = -(-units // BLOCK)
-    return spread(blocks, lambda lo, hi: work(lo * BLOCK, min(hi * BLOCK, units)))

@@ -1,15 +1,25 @@
 """Compiled steps of `cpu`: units are cut into blocks that run through all their steps in the cache.
 
-What is read or written next is asked for while another step is computed.
+A block's stretches of two steps lie far apart in memory, so what the next step reads and writes is
+asked for while this one is computed, piece by piece: memory answers to no more than a few requests
+at once. Long stretches, because what the hardware fetches beyond their ends is fetched in vain.
 """
 
 import numpy as np
 
 from snnrun.kernels.machine_code import compiled, contracted, summed
+from snnrun.kernels.recursion import Constants, charged, left, times, to_potential, to_spike
 from snnrun.kernels.rows import BFLOAT16_ONE, Place, ahead, get, put
 from snnrun.kernels.slopes import Kind, slope
 
-BLOCK = 512  # units that run together; 64 steps of their potentials take 128 KiB in fp32
+PIECE = 128  # units between two requests
+LONGEST = 16 * PIECE  # units of a block
+KEPT = 2**17  # potentials of a block: 512 KiB in fp32, which leaves room in the second-level cache
+
+
+def block_of(steps: int) -> int:
+    """Units that run together through so many steps."""
+    return min(LONGEST, max(1, KEPT // steps // PIECE) * PIECE)
 
 
 @compiled
@@ -21,7 +31,8 @@ def run(
     membrane: np.ndarray,
     spikes: np.ndarray,
     counts: np.ndarray | None,
-    constants: tuple[float, ...],
+    constants: Constants,
+    block: int,
     lo: int,
     hi: int,
 ) -> None:
@@ -35,25 +46,24 @@ def run(
         membrane: takes those after the last.
         spikes: takes the spikes.
         counts: what spikes are added to, or None.
-        constants: of `cpu.constants_of`.
-        lo: first unit, at the beginning of a block.
+        constants: of `recursion.constants_of`.
+        block: units that run together.
+        lo: first unit.
         hi: where the units end.
     """
     units = membrane.size
     steps = spikes.size // units
-    first = np.empty(BLOCK, current.dtype)
-    for start in range(lo, hi, BLOCK):
-        n = min(BLOCK, hi - start)
+    first = np.empty(block, current.dtype)
+    for start in range(lo, hi, block):
+        n = min(block, hi - start)
         _begin(before, start, n, membrane, start)
         if held is not None:
             _begin(held, start, n, first, 0)
         for t in range(steps):
-            later = start + ((t + 1) * units if t + 1 < steps else BLOCK)
-            ahead(current, later * hop, n)
-            ahead(spikes, later, n)
             at = start + t * units
+            later = at + units if t + 1 < steps else start + block
             acting, x = _acting(current, hop * units, held, first, start, t)
-            _fire(acting, x, n, membrane, start, spikes, at, constants)
+            _fire(acting, x, n, membrane, start, spikes, at, constants, current, hop * later, later)
             if counts is not None:
                 _count(spikes, at, n, counts, start)
 
@@ -108,23 +118,24 @@ def _fire(
     v: Place,
     spikes: np.ndarray,
     at: Place,
-    constants: tuple[float, ...],
+    constants: Constants,
+    currents: np.ndarray,
+    later_x: int,
+    later_at: int,
 ) -> None:
-    """One step of n units: currents from place x on, membranes from v on, spikes from ``at`` on."""
+    """One step of n units: currents from place x on, membranes from v on, spikes from ``at`` on.
+
+    Asks for the currents and the place of the spikes that come later.
+    """
     n, x, v, at = np.uint64(n), np.uint64(x), np.uint64(v), np.uint64(at)
-    before, gain, _, _, _, _, _, _, _, firing = constants
     one = 1 if spikes.itemsize != 2 else BFLOAT16_ONE
-    for j in range(n):
-        u = membrane[v + j] * before + get(current, x + j) * gain
-        membrane[v + j] = _left(u, constants)
-        spikes[at + j] = one if u > firing else 0
-
-
-@compiled
-def _left(u: float, constants: tuple[float, ...]) -> float:
-    """The membrane that a step leaves of a potential."""
-    _, _, after, scale, offset, _, _, _, _, firing = constants
-    return u * scale + offset if u > firing else u * after
+    for piece in range(0, n, PIECE):
+        ahead(currents, later_x + piece, PIECE)
+        ahead(spikes, later_at + piece, PIECE)
+        for j in range(np.uint64(piece), min(np.uint64(piece + PIECE), n)):
+            u = charged(membrane[v + j], get(current, x + j), constants)
+            membrane[v + j] = left(u, constants)
+            spikes[at + j] = one if u > constants.firing else 0
 
 
 @compiled
@@ -141,34 +152,35 @@ def run_back(
     carried: np.ndarray,
     grad_acting: np.ndarray,
     sums: np.ndarray | None,
-    constants: tuple[float, ...],
+    constants: Constants,
     kind: Kind,
+    block: int,
     lo: int,
     hi: int,
 ) -> None:
     """Backward pass of the units from lo to hi; arguments as in `run`, gradients beside them.
 
     ``carried`` takes dL/d(membrane before), ``grad_acting`` dL/d(current) by the step at which it
-    acts, one row for all steps if they share one current; ``sums`` a row of each block.
+    acts, one row for all steps if they share one current; ``sums`` a row of each block, or is None.
     """
     units = carried.size
-    potentials, v = np.empty(steps * BLOCK, membrane.dtype), np.empty(BLOCK, membrane.dtype)
-    slopes, share = np.empty(BLOCK, membrane.dtype), np.empty(BLOCK, grad_acting.dtype)
-    first = np.empty(BLOCK, current.dtype)
-    for start in range(lo, hi, BLOCK):
-        n, block = min(BLOCK, hi - start), start // BLOCK
+    row, above_row = hop * units, grad_hop * units
+    potentials, v = np.empty(steps * block, membrane.dtype), np.empty(block, membrane.dtype)
+    slopes, share = np.empty(block, membrane.dtype), np.empty(block, grad_acting.dtype)
+    first = np.empty(block, current.dtype)
+    for start in range(lo, hi, block):
+        n = min(block, hi - start)
         _begin(membrane, start, n, v, 0)
         _begin(grad_after, start, n, carried, start)
         if held is not None:
             _begin(held, start, n, first, 0)
         for t in range(steps):
-            ahead(grad_spikes, start + t * grad_hop * units, n)
-            acting, x = _acting(current, hop * units, held, first, start, t)
-            _integrate(acting, x, n, v, potentials, t * BLOCK, constants)
+            acting, x = _acting(current, row, held, first, start, t)
+            later = start + (t + 1) * row
+            _integrate(acting, x, n, v, potentials, t * block, constants, current, later)
+        ahead(grad_spikes, start + (steps - 1) * above_row, n)
         for t in range(steps - 1, -1, -1):
-            ahead(current, start + BLOCK + (steps - 1 - t) * hop * units, n)
-            ahead(grad_acting, start + (t - 1) * hop * units, n)
-            u, above = t * BLOCK, start + t * grad_hop * units
+            u, above = t * block, start + t * above_row
             out, at = (grad_acting, start + t * units) if hop else (share, 0)
             if sums is None:  # compiled only where it is
                 _step_back(
@@ -184,11 +196,13 @@ def run_back(
                     at,
                     constants,
                     kind,
+                    above - above_row,
+                    at - row,
                 )
             else:
-                _enter(membrane, start, n, potentials, t, v, constants)
+                _enter(membrane, start, n, potentials, t, v, constants, block)
                 _slopes(potentials, u, n, slopes, constants, kind)
-                acting, x = _acting(current, hop * units, held, first, start, t)
+                acting, x = _acting(current, row, held, first, start, t)
                 _step_back_summing(
                     potentials,
                     u,
@@ -205,13 +219,13 @@ def run_back(
                     acting,
                     x,
                     constants,
-                    sums,
-                    block,
+                    sums[start // block],
                 )
             if not hop:
                 waited = held is not None and t == 0
-                row = start if held is None or waited else start + units
-                _add(share, n, grad_acting, row, waited or t == steps - 1)
+                total = start if held is None or waited else start + units
+                _add(share, n, grad_acting, total, waited or t == steps - 1)
+        ahead(current, start + block, n)
 
 
 @compiled
@@ -222,15 +236,18 @@ def _integrate(
     v: np.ndarray,
     potentials: np.ndarray,
     at: Place,
-    constants: tuple[float, ...],
+    constants: Constants,
+    currents: np.ndarray,
+    later: int,
 ) -> None:
     """One step as the forward pass took it, of a block with membranes v; writes its potentials."""
     n, x, at = np.uint64(n), np.uint64(x), np.uint64(at)
-    before, gain, _, _, _, _, _, _, _, _ = constants
-    for j in range(n):
-        u = v[j] * before + get(current, x + j) * gain
-        v[j] = _left(u, constants)
-        potentials[at + j] = u
+    for piece in range(0, n, PIECE):
+        ahead(currents, later + piece, PIECE)
+        for j in range(np.uint64(piece), min(np.uint64(piece + PIECE), n)):
+            u = charged(v[j], get(current, x + j), constants)
+            v[j] = left(u, constants)
+            potentials[at + j] = u
 
 
 @compiled
@@ -245,23 +262,25 @@ def _step_back(
     at: Place,
     out: np.ndarray,
     place: Place,
-    constants: tuple[float, ...],
+    constants: Constants,
     kind: Kind,
+    later_above: int,
+    later_place: int,
 ) -> None:
     """One step of the recursion of `eager.backward`; vectorised only as its own function."""
     n, row, above = np.uint64(n), np.uint64(row), np.uint64(above)
     at, place = np.uint64(at), np.uint64(place)
-    before, gain, after, scale, offset, threshold, attached, width, cutoff, firing = constants
-    for j in range(n):
-        u = potentials[row + j]
-        h = slope(kind, u - threshold, width, cutoff)
-        passed = scale if u > firing else after
-        if attached:
-            passed -= attached * h * (u * (after - scale) - offset)
-        spiked = h * _arriving(grad_spikes, above + j, grad_counts, at + j)
-        delta = spiked + passed * carried[at + j]
-        put(delta * gain, out, place + j)
-        carried[at + j] = delta * before
+    for piece in range(0, n, PIECE):
+        ahead(grad_spikes, later_above + piece, PIECE)
+        ahead(out, later_place + piece, PIECE)
+        for j in range(np.uint64(piece), min(np.uint64(piece + PIECE), n)):
+            u = potentials[row + j]
+            h = slope(kind, u - constants.threshold, constants.width, constants.cutoff)
+            arriving = _arriving(grad_spikes, above + j, grad_counts, at + j)
+            spiked = h * to_spike(arriving, u, carried[at + j], constants)
+            delta = spiked + to_potential(u, carried[at + j], constants)
+            put(times(delta, constants.gain), out, place + j)
+            carried[at + j] = times(delta, constants.before)
 
 
 @compiled
@@ -281,22 +300,23 @@ def _enter(
     potentials: np.ndarray,
     t: int,
     v: np.ndarray,
-    constants: tuple[float, ...],
+    constants: Constants,
+    block: int,
 ) -> None:
     """Read what entered step t of the block of n units from ``start`` on: the membranes v."""
     if t == 0:
         _begin(membrane, start, n, v, 0)
     else:
-        _leave(potentials, (t - 1) * BLOCK, n, v, constants)
+        _leave(potentials, (t - 1) * block, n, v, constants)
 
 
 @compiled
 def _leave(
-    potentials: np.ndarray, row: Place, n: Place, v: np.ndarray, constants: tuple[float, ...]
+    potentials: np.ndarray, row: Place, n: Place, v: np.ndarray, constants: Constants
 ) -> None:
     n, row = np.uint64(n), np.uint64(row)
     for j in range(n):
-        v[j] = _left(potentials[row + j], constants)
+        v[j] = left(potentials[row + j], constants)
 
 
 @contracted
@@ -305,13 +325,13 @@ def _slopes(
     row: Place,
     n: Place,
     out: np.ndarray,
-    constants: tuple[float, ...],
+    constants: Constants,
     kind: Kind,
 ) -> None:
     n, row = np.uint64(n), np.uint64(row)
-    _, _, _, _, _, threshold, _, width, cutoff, _ = constants
     for j in range(n):
-        out[j] = slope(kind, potentials[row + j] - threshold, width, cutoff)
+        distance = potentials[row + j] - constants.threshold
+        out[j] = slope(kind, distance, constants.width, constants.cutoff)
 
 
 @summed
@@ -330,38 +350,37 @@ def _step_back_summing(
     v: np.ndarray,
     current: np.ndarray,
     x: Place,
-    constants: tuple[float, ...],
+    constants: Constants,
     sums: np.ndarray,
-    block: int,
 ) -> None:
-    """`_step_back` that adds to the block's gradients of the constants what the step gives."""
+    """`_step_back` that adds to the block's gradients of the constants what the step gives.
+
+    It asks for nothing ahead of time: its sums would be closed at the end of every piece.
+    """
     n, row, above = np.uint64(n), np.uint64(row), np.uint64(above)
     at, place, x = np.uint64(at), np.uint64(place), np.uint64(x)
-    before, gain, after, scale, offset, _, attached, _, _, firing = constants
     zero = v.dtype.type(0)
     to_before = to_gain = to_after = to_scale = to_offset = to_threshold = 0.0
     for j in range(n):
         u, grad = potentials[row + j], carried[at + j]
-        fired = u > firing
-        reset = grad if fired else zero
-        jump = u * (after - scale) - offset
+        reset = grad if u > constants.firing else zero
         arriving = _arriving(grad_spikes, above + j, grad_counts, at + j)
-        spiked = slopes[j] * (arriving - attached * grad * jump)
-        delta = _plus(spiked, (scale if fired else after) * grad)
-        put(delta * gain, out, place + j)
-        carried[at + j] = delta * before
+        spiked = slopes[j] * to_spike(arriving, u, grad, constants)
+        delta = _plus(spiked, to_potential(u, grad, constants))
+        put(times(delta, constants.gain), out, place + j)
+        carried[at + j] = times(delta, constants.before)
         to_before += delta * v[j]
         to_gain += delta * get(current, x + j)
         to_after += (grad - reset) * u
         to_scale += reset * u
         to_offset += reset
         to_threshold -= spiked
-    sums[block, 0] += to_before
-    sums[block, 1] += to_gain
-    sums[block, 2] += to_after
-    sums[block, 3] += to_scale
-    sums[block, 4] += to_offset
-    sums[block, 5] += to_threshold
+    sums[0] += to_before
+    sums[1] += to_gain
+    sums[2] += to_after
+    sums[3] += to_scale
+    sums[4] += to_offset
+    sums[5] += to_threshold
 
 
 @compiled

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from snnrun.kernels.cpu import BLOCK, split
 from snnrun.kernels.machine_code import compiled
 from snnrun.kernels.rows import Place, empty, flat
+from snnrun.kernels.threads import split
+
+BLOCK = 512  # values that are compared at once
 
 
 def rectify(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ def kind_of(surrogate: Surrogate) -> Kind:
     return (0,) * surrogate.code
 
 
-def slope(kind: Kind, x: float, width: float, cutoff: float) -> float:
+def slope(kind: Kind, x: float, width: float, cutoff: float | None) -> float:
     """h(x) of the surrogate of this kind, 0 from the cutoff on; for compiled code only."""
     raise NotImplementedError
 
@@ -40,7 +40,10 @@ def _slope(kind: Any, x: Any, width: Any, cutoff: Any) -> Callable[..., Any]:
     def windowed(kind: Any, x: Any, width: Any, cutoff: Any) -> Any:
         return type(x)(0) if abs(x) >= cutoff else h(x, width)
 
-    return windowed
+    def everywhere(kind: Any, x: Any, width: Any, cutoff: Any) -> Any:
+        return h(x, width)
+
+    return everywhere if cutoff in (None, types.none) else windowed
 
 
 @contracted
@@ -105,8 +108,8 @@ def _power_of_two(y: float) -> float:
     """2^y of y <= 0, with a relative error of 2 roundings at most; for compiled code only.
 
     The library's function is called unit by unit and would take most of the backward pass. Here
-    y = n + r with abs r <= 1/2; a Taylor sum gives 2^r and the bits of n the power, so that the
-    loop vectorises. Below the exponent of the least normal number y is held.
+    y = n + r with abs r <= 1/2; a polynomial gives 2^r and n is added to its exponent, so that the
+    loop vectorises. From the exponent after that of the least normal number on down y is held.
     """
     raise NotImplementedError
 
@@ -116,20 +119,35 @@ def _power_of_two_of(y: Any) -> Callable[..., Any]:
     single = y == types.float32
     real: Any = np.float32 if single else np.float64
     bits: Any = np.uint32 if single else np.uint64
-    digits, bias, degree = (23, 127, 7) if single else (52, 1023, 13)
-    least, place = real(1 - bias), bits(digits)
-    # A sum with it has no digits for fractions: y is rounded to n, and its last bits are n + bias.
-    shift = real(1.5 * 2**digits + bias)
-    taylor = [real(math.log(2) ** k / math.factorial(k)) for k in range(degree, -1, -1)]
-    pairs = tuple(zip(taylor[::2], taylor[1::2], strict=True))  # fewer terms wait for each other
+    digits, bias, degree = (23, 127, 6) if single else (52, 1023, 12)
+    least, place = real(2 - bias), bits(digits)
+    # A sum with it has no digits for fractions: y is rounded to n, whose bits are the sum's last.
+    shift = real(1.5 * 2**digits)
+    highest, *others = map(real, _coefficients(degree)[::-1])
+    *pairs, last = zip(others[::2], others[1::2], strict=True)  # fewer terms wait for each other
+    but_last = tuple(pairs)
 
     def power(y: Any) -> Any:
         y = max(y, least)
         shifted = real(y + shift)
         r = y - (shifted - shift)
-        square, value = r * r, real(0)
-        for odd, even in pairs:
+        square, value = r * r, highest
+        for odd, even in but_last:
             value = value * square + (odd * r + even)
-        return value * bits(shifted.view(bits) << place).view(real)
+        mantissa = real(value * square + (last[0] * r + last[1]))
+        return bits(mantissa.view(bits) + (shifted.view(bits) << place)).view(real)
 
     return power
+
+
+def _coefficients(degree: int) -> np.ndarray:
+    """Coefficients of 2^r for abs r <= 1/2.
+
+    Those of a Taylor sum one degree higher, less a multiple of the Chebyshev polynomial T(2r) that
+    takes away its last term: 2^degree times as exact as leaving it out.
+    """
+    powers = range(degree + 2)
+    taylor = np.array([math.log(2) ** k / math.factorial(k) for k in powers])
+    chebyshev = np.polynomial.Chebyshev.basis(degree + 1).convert(kind=np.polynomial.Polynomial)
+    scaled = np.array([c * 2**k for k, c in enumerate(chebyshev.coef)])
+    return (taylor - taylor[-1] / scaled[-1] * scaled)[:-1]

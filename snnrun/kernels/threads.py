@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 
 T = TypeVar("T")
+CUT = 512  # values at whose multiples they are divided among threads
 
 
 def spread(items: int, work: Callable[[int, int], T]) -> list[T]:
@@ -22,6 +23,11 @@ def spread(items: int, work: Callable[[int, int], T]) -> list[T]:
     if workers == 1:
         return [work(0, items)]
     return list(_pool(workers, os.getpid()).map(work, cuts[:-1], cuts[1:]))
+
+
+def split(values: int, work: Callable[[int, int], T], cut: int = CUT) -> list[T]:
+    """`spread` of a number of values, cut at multiples of ``cut`` only."""
+    return spread(-(-values // cut), lambda lo, hi: work(lo * cut, min(hi * cut, values)))
 
 
 @lru_cache(maxsize=1)

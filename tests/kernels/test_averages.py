@@ -8,7 +8,7 @@ import units
 
 from snnrun.kernels import eager
 from snnrun.kernels.averages import coupling, firing
-from snnrun.kernels.cpu import BLOCK
+from snnrun.kernels.threads import CUT
 
 IF = replace(units.UNITS, leak=1.0)
 UNITS = {
@@ -21,7 +21,7 @@ UNITS = {
 }
 STEPS = 6
 # Rows that end within a vector, within a block, with a block
-RAGGED = [(1, 1, 1), (3, 5, 7), (1, 1, BLOCK), (2, 3, 1461)]
+RAGGED = [(1, 1, 1), (3, 5, 7), (1, 1, CUT), (2, 3, 1461)]
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["fp32", "fp64"])

@@ -13,6 +13,7 @@ import torch
 from units import UNITS
 
 from snnrun.kernels import cpu, eager, multistep
+from snnrun.kernels.cpu_steps import LONGEST, PIECE, block_of
 from snnrun.kernels.multistep import counted_lif, lif
 from snnrun.kernels.parameters import State, TrainedParameters
 from snnrun.kernels.step import through_spikes
@@ -336,9 +337,26 @@ def test_strided_and_expanded_inputs_are_read_right(backend):
     torch.testing.assert_close(grad, wanted, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("p", [PLAIN, DELAYED, trained(DELAYED)], ids=str)
+@pytest.mark.parametrize(("steps", "units"), [(3, LONGEST + 77), (1100, 2 * PIECE + 5)])
+def test_the_blocks_that_units_are_cut_into_do_not_show(steps, units, p):
+    assert block_of(steps) < units
+    x, above = currents(steps, units), currents(steps, units, seed=1)
+    v, carried, held = (currents(units, seed=seed) for seed in (2, 3, 4))
+    results = []
+    for kernel in (eager, cpu):
+        held = held if p.delay else None
+        with torch.no_grad():
+            spikes, after, kept = kernel.forward(x, v, p, keep=True, held=held)
+            results.append((spikes, after, *kernel.backward(kept, above, carried, p)))
+    assert torch.equal(results[0][0], results[1][0])
+    for wanted, got in zip(*(result[1:] for result in results), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-11, atol=1e-11)
+
+
 def test_threads_do_not_change_a_bit():
     x, above = currents(4, 3, 3000), currents(4, 3, 3000, seed=2)
-    assert x[0].numel() > 2 * cpu.BLOCK
+    assert x[0].numel() > 2 * LONGEST
     zeros, threads, results = torch.zeros(3, 3000, dtype=x.dtype), torch.get_num_threads(), []
     p = trained(PLAIN)
     try:

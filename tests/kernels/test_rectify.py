@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from snnrun.kernels.compiling import COMPILED_FROM
-from snnrun.kernels.cpu import BLOCK
-from snnrun.kernels.rectify import rectify
+from snnrun.kernels.rectify import BLOCK, rectify
 from snnrun.neurons.spike_time import SpikeTimeNeuron, rectified
 
 RAGGED = [(1,), (3, 5, 7), (BLOCK,), (2, 3, 1461)]
