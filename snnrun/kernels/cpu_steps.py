@@ -104,9 +104,12 @@ def _begin(values: np.ndarray, start: Place, n: Place, v: np.ndarray, at: Place)
     """Write the state of n units from ``start`` on, of the one value of all or their own, to v."""
     start, n, at = np.uint64(start), np.uint64(n), np.uint64(at)
     if values.size == 1:
-        v[at : at + n] = values[0]
+        value = values[0]
+        for j in range(n):
+            v[at + j] = value
     else:
-        v[at : at + n] = values[start : start + n]
+        for j in range(n):
+            v[at + j] = values[start + j]
 
 
 @compiled
