@@ -20,9 +20,20 @@ from snnrun.neurons.surrogate import Surrogate
 def through_spikes(grad: Tensor, u: Tensor, threshold: float, surrogate: Surrogate) -> Tensor:
     """``grad * h(u - threshold)``: from the gradient of spikes to that of the potentials ``u``."""
     out = _like(u)
-    cutoff = np.inf if surrogate.cutoff is None else surrogate.cutoff
-    _run(_through, (u, grad, out), (threshold, surrogate.width, cutoff), kind_of(surrogate))
+    _run(_through, (u, grad, out), *_slope_of(threshold, surrogate))
     return out
+
+
+def add_through_spikes(
+    grad: Tensor, u: Tensor, threshold: float, surrogate: Surrogate, out: Tensor
+) -> None:
+    """Add `through_spikes` to ``out``, which is contiguous."""
+    _run(_add_through, (u, grad, out), *_slope_of(threshold, surrogate))
+
+
+def _slope_of(threshold: float, surrogate: Surrogate) -> tuple[tuple[float, ...], Kind]:
+    cutoff = np.inf if surrogate.cutoff is None else surrogate.cutoff
+    return (threshold, surrogate.width, cutoff), kind_of(surrogate)
 
 
 def fire(u: Tensor, threshold: float) -> Tensor:
@@ -79,6 +90,15 @@ def _through(
     threshold, width, cutoff = constants
     for j in range(u.size):
         out[j] = grad[j] * slope(kind, u[j] - threshold, width, cutoff)
+
+
+@contracted
+def _add_through(
+    u: np.ndarray, grad: np.ndarray, out: np.ndarray, constants: tuple[float, ...], kind: Kind
+) -> None:
+    threshold, width, cutoff = constants
+    for j in range(u.size):
+        out[j] += grad[j] * slope(kind, u[j] - threshold, width, cutoff)
 
 
 @compiled

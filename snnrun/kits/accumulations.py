@@ -76,15 +76,20 @@ class AccumulationInput(AccumulationSynapse):
         return map(self._traced if self.bias_traced else self._recursive, x.split(1))
 
     def _repeat(self, current: Tensor, steps: int) -> Iterator[Tensor]:
-        span = 0.0
+        """The potential accumulations Λ[t] I for the leaf ``current``, whose value is I.
+
+        If their gradients are those of the current, the leaf itself takes their values, so that
+        they are gathered where it has its own.
+        """
+        span, value = 0.0, current.detach()
         for _ in range(steps):
             span = self.leak * span + 1
-            if span == 1:
-                yield current
-            elif self.bias_traced:
-                yield span * current
-            else:
-                yield torch.add(current, current.detach(), alpha=span - 1)
+            if self.bias_traced:
+                yield current if span == 1 else span * current
+                continue
+            if span > 1:
+                current.data = torch.add(value, value, alpha=span - 1)
+            yield current
 
     def _traced(self, x: Tensor) -> Tensor:
         self.before = accumulate(self.before, x, self.leak)

@@ -53,8 +53,7 @@ class Fire(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor, threshold: float, surrogate: Surrogate) -> Tensor:
         """Spikes, 0 or 1, of the shape and type of ``u``."""
-        ctx.save_for_backward(u)
-        ctx.threshold, ctx.surrogate = threshold, surrogate
+        _keep(ctx, u, u, threshold, surrogate)
         if compiles(u, torch.float32, torch.float64):
             from snnrun.kernels.step import fire  # imports the compiler
 
@@ -63,14 +62,35 @@ class Fire(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """Gradient times h(u - threshold)."""
-        (u,) = ctx.saved_tensors
-        if u.device.type == "cpu" and u.numel() >= COMPILED_FROM:
-            from snnrun.kernels.step import through_spikes  # imports the compiler
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
+        """See `_back`."""
+        return _back(ctx, grad), None, None
 
-            return through_spikes(grad, u, ctx.threshold, ctx.surrogate), None, None
-        return grad * ctx.surrogate(u - ctx.threshold), None, None
+
+def _keep(ctx: Any, x: Tensor, u: Tensor, threshold: float, h: Surrogate) -> None:
+    """Keep the membrane ``u`` that came of the argument ``x``, and ``x`` itself if it is a leaf."""
+    ctx.save_for_backward(u)
+    ctx.leaf = x if x.is_leaf and x.requires_grad else None
+    ctx.threshold, ctx.surrogate = threshold, h
+
+
+def _back(ctx: Any, grad: Tensor) -> Tensor | None:
+    """Gradient times h(u - threshold).
+
+    To that of a leaf which gathers them, as over the steps of a static input, it is added where
+    that lies; there is none to return then.
+    """
+    (u,) = ctx.saved_tensors
+    unit = (u, ctx.threshold, ctx.surrogate)
+    if u.device.type != "cpu" or u.numel() < COMPILED_FROM:
+        return grad * ctx.surrogate(u - ctx.threshold)
+    from snnrun.kernels.step import add_through_spikes, through_spikes  # imports the compiler
+
+    gathered = None if ctx.leaf is None else ctx.leaf.grad
+    if gathered is None or not gathered.is_contiguous():
+        return through_spikes(grad, *unit)
+    add_through_spikes(grad, *unit, gathered)
+    return None
 
 
 class AccumulateAndFire(torch.autograd.Function):
@@ -84,15 +104,14 @@ class AccumulateAndFire(torch.autograd.Function):
         from snnrun.kernels.step import accumulate_and_fire  # imports the compiler
 
         u, after = accumulate_and_fire(potential, before, leak, threshold)
-        ctx.save_for_backward(u)
-        ctx.threshold, ctx.surrogate = threshold, h
+        _keep(ctx, potential, u, threshold, h)
         return after
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        """Gradient times h(u - threshold)."""
-        return Fire.backward(ctx, grad)[0], None, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+        """See `_back`."""
+        return _back(ctx, grad), None, None, None, None
 
 
 class IntegrateAndFire(torch.autograd.Function):
@@ -111,16 +130,15 @@ class IntegrateAndFire(torch.autograd.Function):
         from snnrun.kernels.step import integrate_and_fire  # imports the compiler
 
         u, spikes, after = integrate_and_fire(current, membrane, leak, threshold)
-        ctx.save_for_backward(u)
+        _keep(ctx, current, u, threshold, h)
         ctx.mark_non_differentiable(after)
-        ctx.threshold, ctx.surrogate = threshold, h
         return spikes, after
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None]:
-        """Gradient times h(u - threshold)."""
-        return Fire.backward(ctx, grad)[0], None, None, None, None
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+        """See `_back`."""
+        return _back(ctx, grad), None, None, None, None
 
 
 class StepNeuron(nn.Module):

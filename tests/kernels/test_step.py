@@ -5,7 +5,7 @@ import torch
 from units import UNITS
 
 from snnrun.kernels.compiling import COMPILED_FROM
-from snnrun.kernels.step import fire, integrate_and_fire, through_spikes
+from snnrun.kernels.step import add_through_spikes, fire, integrate_and_fire, through_spikes
 from snnrun.kits.accumulations import AccumulationNeuron
 from snnrun.kits.stepwise import Fire
 from snnrun.kits.traces import TraceNeuron
@@ -24,6 +24,8 @@ def test_gradient_is_that_above_times_the_surrogate(name, cutoff, dtype, toleran
     found = through_spikes(grad, u, THRESHOLD, surrogate)
     expected = grad * surrogate(u - THRESHOLD)
     torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+    add_through_spikes(grad, u, THRESHOLD, surrogate, found)
+    torch.testing.assert_close(found, 2 * expected, rtol=0, atol=2 * tolerance)
 
 
 def test_memory_may_be_laid_out_in_any_way():
@@ -31,6 +33,8 @@ def test_memory_may_be_laid_out_in_any_way():
     u, grad = torch.randn(3, 50, 40).transpose(1, 2), torch.ones(1).expand(3, 40, 50)
     found = through_spikes(grad, u, THRESHOLD, surrogate)
     torch.testing.assert_close(found, surrogate(u - THRESHOLD))
+    add_through_spikes(grad, u, THRESHOLD, surrogate, found)
+    torch.testing.assert_close(found, 2 * surrogate(u - THRESHOLD))
 
 
 def test_large_layers_have_the_gradient_of_small_ones():
@@ -82,3 +86,16 @@ def _run(layer, currents):
     out = torch.cat([layer(x) for x in currents.split(1)])
     (out * torch.arange(1.0, 7, dtype=out.dtype).view(6, 1, 1)).sum().backward()
     return out.detach(), currents.grad
+
+
+@pytest.mark.parametrize("layout", [lambda x: x, lambda x: x.transpose(1, 2)])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_leaf_gathers_the_gradients_of_its_steps(layer, layout):
+    current = layout(torch.randn(1, 70, COMPILED_FROM // 50, dtype=torch.float64))
+    found, expected = (current.clone().requires_grad_() for _ in range(2))
+    for x, given in ((found, lambda x: x), (expected, lambda x: 1 * x)):  # a leaf, and none
+        steps = LAYERS[layer]()
+        for weight in (1.0, 2.0, 3.0):
+            (weight * steps(given(x))).sum().backward()
+    assert not torch.equal(expected.grad, torch.zeros_like(expected))
+    torch.testing.assert_close(found.grad, expected.grad, rtol=1e-13, atol=1e-15)
