@@ -29,7 +29,7 @@ KERNELS = ("auto", "numba", "torch", "triton")
 # forwards, and backwards on average over the two products there. First for weights that stay in a
 # core's cache, then for larger ones. Measured on one core with AVX-512, 200 to 1000 units.
 FORWARD_FROM = (0.2, 0.06)
-BACKWARD_FROM = (0.25, 0.12)
+BACKWARD_FROM = (0.25, 0.2)
 CACHE_BYTES = 2**20
 # Share of ones in the input from which all lists of a net cost more than its dense form.
 INPUT_FROM = 0.05

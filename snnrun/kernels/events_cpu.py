@@ -14,9 +14,10 @@ from torch import Tensor
 
 from snnrun.kernels.events import Events, Incoming, Readout, Record, Unit
 from snnrun.kernels.machine_code import compiled, summed
+from snnrun.kernels.rows import Place
 from snnrun.kernels.threads import spread
 
-BLOCK = 16  # units looked at together for a potential near the threshold
+BLOCK = 64  # units looked at together for a potential near the threshold
 NO_SYNAPSE = -1.0
 LEAST_SCALE = 1e-6  # of gradients kept up to a factor; below, the factor is multiplied in
 
@@ -25,8 +26,9 @@ def gather(x: Tensor) -> Events | None:
     """Ones of a chunk ``x`` [T, B, ...]; as `events_torch.gather`."""
     steps, batch = x.shape[:2]
     values = x.detach().contiguous().view(steps, batch, -1).numpy()
-    bits = values.view(f"i{values.itemsize}")
-    parts = spread(batch, lambda lo, hi: _ones(values, bits, lo, hi))
+    bits = values.view(f"u{values.itemsize}")
+    one = np.ones(1, values.dtype).view(bits.dtype)[0]
+    parts = spread(batch, lambda lo, hi: _ones(bits, one, lo, hi))
     if not all(binary for _, _, binary in parts):
         return None
     return _joined([(index, start) for index, start, _ in parts])
@@ -131,34 +133,46 @@ def _grown(old: np.ndarray, used: int, needed: int) -> np.ndarray:
 
 
 @compiled
-def _any(pattern: np.ndarray) -> bool:
-    """Whether any bit is set; on integers, because such a loop runs in vector registers."""
-    union = pattern.dtype.type(0)
-    for j in range(pattern.size):
-        union |= pattern[j]
-    return union != 0
-
-
-@compiled
-def _ones(x: np.ndarray, bits: np.ndarray, lo: int, hi: int) -> tuple[np.ndarray, np.ndarray, bool]:
-    steps, _, units = x.shape
-    index, n = np.empty(16 * (hi - lo) * steps + units, np.int32), 0
+def _ones(bits: np.ndarray, one: int, lo: int, hi: int) -> tuple[np.ndarray, np.ndarray, bool]:
+    steps, batch, units = bits.shape
+    index, n, flat = np.empty(16 * (hi - lo) * steps + units, np.int32), 0, bits.reshape(-1)
     start = np.zeros((hi - lo) * steps + 1, np.int32)
     for b in range(lo, hi):
         for t in range(steps):
             index = _grown(index, n, n + units)
-            row, pattern = x[t, b], bits[t, b]
+            row = (t * batch + b) * units
             for k in range(0, units, BLOCK):
                 stop = min(k + BLOCK, units)
-                if _any(pattern[k:stop]):
-                    for j in range(k, stop):
-                        if row[j] != 0:
-                            if row[j] != 1:
-                                return index[:0], start, False
-                            index[n] = j
-                            n += 1
+                if _any(flat, row + k, row + stop):
+                    n, binary = _list_ones(flat, one, row, k, stop, index, n)
+                    if not binary:
+                        return index[:0], start, False
             start[(b - lo) * steps + t + 1] = n
     return index[:n].copy(), start, True
+
+
+@compiled
+def _any(bits: np.ndarray, lo: Place, hi: Place) -> bool:
+    """Whether any bit is set; on integers, because such a loop runs in vector registers."""
+    union = bits.dtype.type(0)
+    for j in range(np.uint64(lo), np.uint64(hi)):
+        union |= bits[j]
+    return union != 0
+
+
+@compiled
+def _list_ones(
+    bits: np.ndarray, one: int, row: Place, lo: Place, hi: Place, index: np.ndarray, n: Place
+) -> tuple[Any, bool]:
+    """Append the units lo to hi of a row that are one; false if any is neither that nor 0."""
+    kind = bits.dtype.type
+    row, at, other = np.uint64(row), np.uint64(n), kind(0)
+    for j in range(np.uint64(lo), np.uint64(hi)):
+        value = bits[row + j]
+        index[at] = j
+        at += np.uint64(value == one)
+        other |= kind(0) if value == one else kind(value << kind(1))  # the sign: there are two 0
+    return np.int64(at), other == 0
 
 
 @compiled
@@ -243,21 +257,50 @@ def _scan(
     # A little below the window's edge, whatever the rounding; the exact test is on V - threshold.
     low = threshold - window - (threshold + window) * v.dtype.type(1e-5)
     for k in range(0, v.size, BLOCK):
-        stop = min(k + BLOCK, v.size)
-        hits = 0
-        for j in range(k, stop):
-            hits += v[j] > low
-        if not hits:
-            continue
-        for j in range(k, stop):  # without branches, which no processor could foresee
-            spikes[n_spikes] = j
-            n_spikes += v[j] > threshold
-            active[n_active] = j
-            n_active += abs(v[j] - threshold) < window
-    for e in range(first, n_active):
-        y = steepness * abs(v[active[e]] - threshold) + one
+        n = min(BLOCK, v.size - k)
+        if _any_above(low, v, k, n):
+            n_spikes, n_active = _list(
+                v, k, n, threshold, window, spikes, n_spikes, active, slope, n_active
+            )
+    for e in range(np.uint64(first), np.uint64(n_active)):
+        y = steepness * slope[e] + one
         slope[e] = one / (y * y)
     return n_spikes, n_active
+
+
+@compiled
+def _any_above(low: float, v: np.ndarray, k: Place, n: Place) -> bool:
+    """Whether one of n units from k on is above a potential; counted, to end nowhere midway."""
+    k, n, above = np.uint64(k), np.uint64(n), np.int32(0)
+    for j in range(k, k + n):
+        above += np.int32(v[j] > low)
+    return above != 0
+
+
+@compiled
+def _list(
+    v: np.ndarray,
+    k: Place,
+    n: Place,
+    threshold: float,
+    window: float,
+    spikes: np.ndarray,
+    n_spikes: Place,
+    active: np.ndarray,
+    distance: np.ndarray,
+    n_active: Place,
+) -> tuple[Any, Any]:
+    """Append n units from k on to both lists, without branches, which no processor could foresee.
+
+    Each unit is written down, and stays if the next one goes behind it.
+    """
+    k, n, spike, near = np.uint64(k), np.uint64(n), np.uint64(n_spikes), np.uint64(n_active)
+    for j in range(k, k + n):
+        spikes[spike] = active[near] = j
+        distance[near] = abs(v[j] - threshold)
+        spike += np.uint64(v[j] > threshold)
+        near += np.uint64(distance[near] < window)
+    return np.int64(spike), np.int64(near)
 
 
 @compiled

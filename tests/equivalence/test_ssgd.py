@@ -410,3 +410,34 @@ def test_busy_layers_run_dense_and_it_is_said_once(caplog):
         for _ in range(2):
             gradients(sparse, spike_train(rate=0.95), weights, plan("numba"))
     assert len(caplog.records) == 1
+
+
+# 9: layers and inputs wider than what is looked at together
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("window", [0.05, 5.0])
+def test_wide_layers_list_the_same_units(kernel, window, dtype):
+    unit = replace(LIF, window=window, steepness=1.0)
+    draws = torch.Generator().manual_seed(0)
+    weight = (torch.randn(SIZES[0], 150, generator=draws) * 128).round().to(dtype) / 256
+    arrived = gather(spike_train(), "torch")
+    found, expected = (backend(k, CPU).forward(arrived, weight, unit, B) for k in (kernel, "torch"))
+    assert 0 < len(expected.active.index) < T * B * 150 and len(expected.spikes.index) > 0
+    for ours, theirs in zip(
+        (*found.spikes, *found.active), (*expected.spikes, *expected.active), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+    torch.testing.assert_close(found.slope, expected.slope)
+
+
+@pytest.mark.parametrize("rate", [0.005, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_wide_inputs_are_listed_whatever_the_sign_of_their_zeros(kernel, dtype, rate):
+    x = (torch.rand(T, B, 150, generator=torch.Generator().manual_seed(0)) < rate).to(dtype)
+    x[x == 0] = torch.tensor([0.0, -0.0], dtype=dtype).repeat(x.numel())[: int((x == 0).sum())]
+    for ours, theirs in zip(gather(x, kernel), gather(x, "torch"), strict=True):
+        assert torch.equal(ours, theirs)
+    for other in (2.0, -1.0, 1e-40, float("nan")):
+        x[-1, -1, -1] = other
+        assert gather(x, kernel) is None
