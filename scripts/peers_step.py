@@ -190,7 +190,8 @@ def _planned(net, run, device: str, *, bf16: bool):
 
     from snnrun.planning import Planning
 
-    plan = Planning(probe=True, show=False).plan(torch.device(device), torch.float32)
+    precision = "bf16" if bf16 else "fp32"
+    plan = Planning(probe=True, show=False).plan(torch.device(device), precision)
     plan.prepare()
     net.to(memory_format=plan.memory_format())
     net.in_chunks = plan.sequences == "chunks"  # of which neurons alone take no notice

@@ -99,13 +99,14 @@ class Hardware:
 
     def chosen(self) -> Plan:
         """How this machine computes; for a run's process, `prepare` has to come first."""
-        return self.plan.plan(self.torch_device(), self.dtype)
+        return self.plan.plan(self.torch_device(), self.precision)
 
     def products(self) -> torch.autocast:
         """Around training steps: matrix products in bfloat16 if the precision says so.
 
-        Spikes are exact in it; weights and currents are rounded to 8 bits. No weight is kept in
-        the lower precision, as methods may change weights within a step.
+        Spikes are exact in it; currents are rounded to 8 bits, and so are weights that are
+        multiplied. None is kept in the lower precision, as methods may change weights within a
+        step.
         """
         return torch.autocast(
             self.torch_device().type,

@@ -21,7 +21,7 @@ from snnrun.plan import CHOICES, Plan
 
 log = logging.getLogger(__name__)
 
-VERSION = 4  # of the probe: raise it when plans kept in caches should be made anew
+VERSION = 5  # of the probe: raise it when plans kept in caches should be made anew
 
 
 @dataclass(kw_only=True)
@@ -47,12 +47,12 @@ class Planning:
             if getattr(self, key) is not None:
                 choice(f"plan.{key}", getattr(self, key), accepted)
 
-    def plan(self, device: torch.device, dtype: torch.dtype) -> Plan:
-        """The plan for runs on this device and with weights of this type."""
+    def plan(self, device: torch.device, precision: str) -> Plan:
+        """The plan for runs on this device and of this precision (hardware.precision)."""
         probed = Plan()
         if self.probe and device.type == "cpu":
-            probed = _kept(torch.get_num_threads())
-            if dtype != torch.float32:
+            probed = _kept(torch.get_num_threads(), bf16=precision == "bf16")
+            if precision == "fp64":
                 probed = Plan(allocator=probed.allocator, sequences=probed.sequences)
         asked = {key: getattr(self, key) for key in CHOICES}
         plan = replace(probed, **{k: v for k, v in asked.items() if v is not None})
@@ -61,10 +61,10 @@ class Planning:
 
 
 @cache
-def _kept(threads: int) -> Plan:
+def _kept(threads: int, *, bf16: bool) -> Plan:
     """The plan of this machine from the user's cache, else probed and kept for next time."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    parts = (VERSION, torch.__version__, platform.node(), platform.machine(), capability, threads)
+    machine = (platform.node(), platform.machine(), torch.backends.cpu.get_cpu_capability())
+    parts = (VERSION, torch.__version__, *machine, threads, bf16)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
     path = cache_home() / "plans" / f"{key}.json"
     try:
@@ -73,7 +73,7 @@ def _kept(threads: int) -> Plan:
         pass  # not there yet, or not readable: probed again
     from snnrun.probe import probe  # imports the compiler
 
-    plan = probe()
+    plan = probe(bf16=bf16)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:  # to appear whole

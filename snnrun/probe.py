@@ -20,15 +20,19 @@ GAIN = 1.05  # how much faster other products than plain ones have to be
 CLEAR = 1.25  # a lead in time that noise does not make
 
 
-def probe() -> Plan:
-    """The plan of what was faster on small products and maps; torch is left as it was."""
+def probe(*, bf16: bool) -> Plan:
+    """The plan of what was faster on small products and maps; torch is left as it was.
+
+    Args:
+        bf16: whether training steps compute their products in bfloat16.
+    """
     before = torch.get_float32_matmul_precision()
     state = torch.get_rng_state()
     try:
         torch.manual_seed(0)
         products, error = _products()
         torch.set_float32_matmul_precision(PRECISION[products])
-        zeros, error_skipping = _zeros()
+        zeros, error_skipping = _zeros(torch.bfloat16 if bf16 else torch.float32)
         layout = _layout()
     finally:
         torch.set_float32_matmul_precision(before)
@@ -56,16 +60,21 @@ def _products() -> tuple[str, float]:
     return ("onednn", onednn[1]) if better else ("plain", plain[1])
 
 
-def _zeros() -> tuple[str, float]:
-    """Whether to skip zeros, timed with as few of them as there may be; the error of doing so."""
-    spikes = (torch.rand(1024, 640) < 0.95 * DENSEST).float()
+def _zeros(dtype: torch.dtype) -> tuple[str, float]:
+    """Whether to skip zeros in products of this type, timed with as few as there may be.
+
+    Also the error of doing so in fp32: where sums are rounded to bfloat16, so are other products.
+    """
+    spikes = (torch.rand(1024, 640) < 0.95 * DENSEST[dtype]).float()
     weight = (torch.randn(512, 640) / 16).requires_grad_()
-    above = torch.randn(1024, 512)
+    above = torch.randn(1024, 512, dtype=dtype)
+    rounded = torch.autocast("cpu", dtype, enabled=dtype != torch.float32, cache_enabled=False)
+    step = rounded(lambda x: linear(x, weight, None).backward(above))
     seconds = {}
     for name in CHOICES["zeros"]:
         with skips_zeros(name == "skipped"):
             error = _error(linear(spikes, weight.detach(), None), spikes, weight.detach().t())
-            seconds[name] = _seconds(lambda: linear(spikes, weight, None).backward(above))
+            seconds[name] = _seconds(partial(step, spikes.to(dtype)))
     if seconds["skipped"] * GAIN < seconds["multiplied"] and error <= LARGEST_ERROR:
         return "skipped", error
     return "multiplied", 0.0

@@ -25,46 +25,54 @@ def planning(**keys):
     return Planning(**({"probe": True, "show": False} | dict.fromkeys(CHOICES) | keys))
 
 
-def test_probe_bounds_the_error_and_leaves_torch_as_it_was():
+@pytest.mark.parametrize("bf16", [False, True])
+def test_probe_bounds_the_error_and_leaves_torch_as_it_was(bf16):
     precision, state = torch.get_float32_matmul_precision(), torch.get_rng_state()
-    assert 0 < probe().error <= LARGEST_ERROR
+    assert 0 < probe(bf16=bf16).error <= LARGEST_ERROR
     assert torch.get_float32_matmul_precision() == precision
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_machine_is_probed_once(tmp_path, monkeypatch):
-    first = planning().plan(CPU, torch.float32)
-    monkeypatch.setattr("snnrun.probe.probe", lambda: pytest.fail("probed again"))
+    first = planning().plan(CPU, "fp32")
+    monkeypatch.setattr("snnrun.probe.probe", lambda **_: pytest.fail("probed again"))
     plans._kept.cache_clear()
-    assert planning().plan(CPU, torch.float32) == first
+    assert planning().plan(CPU, "fp32") == first
 
 
 def test_an_unreadable_cache_is_made_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr("snnrun.probe.probe", lambda: Plan(products="onednn"))
-    planning().plan(CPU, torch.float32)
+    monkeypatch.setattr("snnrun.probe.probe", lambda **_: Plan(products="onednn"))
+    planning().plan(CPU, "fp32")
     (file,) = (tmp_path / "snnrun" / "plans").iterdir()
     file.write_text("{")
     plans._kept.cache_clear()
-    assert planning().plan(CPU, torch.float32).products == "onednn"
+    assert planning().plan(CPU, "fp32").products == "onednn"
     assert json.loads(file.read_text())["products"] == "onednn"
 
 
 def test_fp64_keeps_the_products_and_layout_of_torch(monkeypatch):
     fast = Plan(products="onednn", layout="channels_last", allocator="keep")
-    monkeypatch.setattr("snnrun.probe.probe", lambda: fast)
-    assert planning().plan(CPU, torch.float64) == Plan(allocator="keep")
+    monkeypatch.setattr("snnrun.probe.probe", lambda **_: fast)
+    assert planning().plan(CPU, "fp64") == Plan(allocator="keep")
+
+
+def test_bf16_has_a_plan_of_its_own(monkeypatch):
+    found = {False: Plan(zeros="skipped"), True: Plan(products="onednn")}
+    monkeypatch.setattr("snnrun.probe.probe", lambda *, bf16: found[bf16])
+    assert planning().plan(CPU, "fp32") == found[False]
+    assert planning().plan(CPU, "bf16") == found[True]
 
 
 def test_named_choices_win_over_the_probe(monkeypatch):
-    monkeypatch.setattr("snnrun.probe.probe", lambda: Plan(products="onednn", error=1e-7))
-    assert planning(products="plain").plan(CPU, torch.float32) == Plan()
-    assert planning(probe=False, layout="channels_last").plan(CPU, torch.float32) == Plan(
+    monkeypatch.setattr("snnrun.probe.probe", lambda **_: Plan(products="onednn", error=1e-7))
+    assert planning(products="plain").plan(CPU, "fp32") == Plan()
+    assert planning(probe=False, layout="channels_last").plan(CPU, "fp32") == Plan(
         layout="channels_last"
     )
 
 
 def test_a_run_of_an_earlier_version_need_not_name_every_choice():
-    assert Planning(probe=False, show=False).plan(CPU, torch.float32) == Plan()
+    assert Planning(probe=False, show=False).plan(CPU, "fp32") == Plan()
 
 
 def test_an_unknown_choice_names_the_key():

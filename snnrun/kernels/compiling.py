@@ -17,3 +17,8 @@ def compiles(x: Tensor, *dtypes: torch.dtype) -> bool:
             or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
         )
     )
+
+
+def computed_in(x: Tensor) -> torch.dtype:
+    """The type in which a product of ``x`` is computed on a CPU: its own, or that of autocast."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype

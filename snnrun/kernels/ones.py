@@ -4,20 +4,22 @@ The rows that are added come from blocks of them, which stay in the cache closes
 so the lists are cut into blocks of the dimension over which the product sums.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from snnrun.kernels.bits import first_spike
+from snnrun.kernels.listing import LONGEST, list_ones
 from snnrun.kernels.machine_code import compiled
-from snnrun.kernels.rows import Place
+from snnrun.kernels.rows import BFLOAT16_ONE, Place, memory
 from snnrun.kernels.threads import spread
 
 LARGEST_BLOCK = 160  # rows of the other factor, 40 KiB of them; an index fits into a byte
-DENSEST = 5 / 16  # share of ones from which a product of all values is as fast
+# Share of ones from which a product of all values is as fast, by the type it is computed in.
+DENSEST = {torch.float32: 5 / 16, torch.bfloat16: 3 / 16}
 SAMPLED = 16  # one in so many rows is looked at first, to end early if it has more
-ONE = np.float32(1).view(np.uint32)
 
 
 class Ones(NamedTuple):
@@ -37,22 +39,22 @@ class Ones(NamedTuple):
 
     def few(self, values: int) -> bool:
         """Whether so few of this many values are ones that adding up is faster."""
-        return int(self.start[:, -1].sum(dtype=np.int64)) <= DENSEST * values
+        return int(self.start[:, -1].sum(dtype=np.int64)) <= DENSEST[torch.float32] * values
 
     def times_amplitude(self, x: Tensor) -> Tensor:
         """``x``, of a product with ones, for the product with the matrix."""
         return x if self.amplitude == 1 else x * self.amplitude
 
 
-def by_row(x: Tensor) -> Ones | None:
-    """The ones of each row of x [R, K]; None for values of another kind, or few of 0."""
+def by_row(x: Tensor, densest: float) -> Ones | None:
+    """The ones of each row of x [R, K]; None for values of another kind, or a larger share of 1."""
     rows, columns = x.shape
     bits = _bits(x)
     sample = bits.reshape(rows, columns)[::SAMPLED]
-    if np.count_nonzero(sample) > DENSEST * sample.size:
+    if np.count_nonzero(sample) > densest * sample.size:
         return None
     ones, one = _room(rows, columns, bits)
-    most = int(DENSEST * x.numel())
+    most = int(densest * x.numel())
     lists = ones[:3]
     found = spread(
         len(ones.start), lambda lo, hi: _list_rows(bits, one, columns, *lists, most, lo, hi)
@@ -71,23 +73,27 @@ def by_column(x: Tensor) -> Ones:
 
 
 def _bits(x: Tensor) -> np.ndarray:
-    return x.detach().contiguous().numpy().reshape(-1).view(np.uint32)
+    """The values as integers: bfloat16 of 16 bits, others of 32."""
+    values = memory(x.detach().contiguous()).reshape(-1)
+    return values if values.dtype == np.uint16 else values.view(np.uint32)
 
 
-def _room(rows: int, summed: int, bits: np.ndarray) -> tuple[Ones, np.uint32]:
+def _room(rows: int, summed: int, bits: np.ndarray) -> tuple[Ones, np.unsignedinteger]:
     """Room for lists of a matrix, and the bits of what stands for 1 in it."""
     blocks = -(-summed // LARGEST_BLOCK)
     block = -(-summed // blocks)
-    one = np.uint32(first_spike(bits) or ONE)
+    lower = 8 * (bits.itemsize - 2)  # how many bits more than bfloat16
+    one = bits.dtype.type(first_spike(bits) or BFLOAT16_ONE << lower)
+    amplitude = float((np.uint32(one) << (16 - lower)).view(np.float32))
     places = np.empty((blocks, rows * block), np.uint8)
     start = np.empty((blocks, rows + 1), np.int32)
-    return Ones(places, start, block, float(one.view(np.float32))), one
+    return Ones(places, start, block, amplitude), one
 
 
 @compiled
 def _list_rows(
     bits: np.ndarray,
-    one: np.uint32,
+    one: np.unsignedinteger,
     columns: int,
     places: np.ndarray,
     start: np.ndarray,
@@ -103,7 +109,7 @@ def _list_rows(
         for block in range(lo, hi):
             first, n = block * size, start[block, row]
             width = min(size, columns - first)
-            last, binary = _list(bits, one, row * columns + first, width, places[block], n)
+            last, binary = list_ones(bits, one, row * columns + first, width, places[block], n)
             if not binary:
                 return most + 1
             start[block, row + 1] = last
@@ -114,23 +120,9 @@ def _list_rows(
 
 
 @compiled
-def _list(
-    bits: np.ndarray, one: np.uint32, place: Place, width: Place, found: np.ndarray, n: Place
-) -> tuple[Any, bool]:
-    """Append to the n found those of the ones from a place on; without branches on the values."""
-    place, at, other = np.uint64(place), np.uint64(n), np.uint32(0)
-    for j in range(np.uint64(width)):
-        value = bits[place + j]
-        other |= np.uint32(0) if value == one else value
-        found[at] = j
-        at += np.uint64(value == one)
-    return np.int64(at), other == 0
-
-
-@compiled
 def _list_columns(
     bits: np.ndarray,
-    one: np.uint32,
+    one: np.unsignedinteger,
     rows: int,
     places: np.ndarray,
     start: np.ndarray,
@@ -140,26 +132,28 @@ def _list_columns(
 ) -> None:
     """The ones of blocks of rows, sorted by column: counted first, then put in their places."""
     columns = start.shape[1] - 1
-    fired = np.empty(columns, np.int32)
+    fired = np.empty(LONGEST, np.uint8)
     for block in range(lo, hi):
         first, last = block * size, min(block * size + size, rows)
-        begin = start[block]
-        begin[:] = 0
+        ends = start[block]
+        ends[:] = 0
         for row in range(first, last):
-            _count(bits, one, row * columns, begin)
+            _count(bits, one, row * columns, ends)
         for k in range(columns):
-            begin[k + 1] += begin[k]
-        place = begin.copy()
+            ends[k + 1] += ends[k]
+        place = ends.copy()
         for row in range(first, last):
-            n, _ = _list(bits, one, row * columns, columns, fired, 0)
-            for i in range(n):
-                column = np.uint64(fired[i])
-                places[block, place[column]] = row - first
-                place[column] += 1
+            for begin in range(0, columns, LONGEST):
+                width = min(LONGEST, columns - begin)
+                n, _ = list_ones(bits, one, row * columns + begin, width, fired, 0)
+                for i in range(np.uint64(n)):
+                    column = np.uint64(begin) + np.uint64(fired[i])
+                    places[block, place[column]] = row - first
+                    place[column] += 1
 
 
 @compiled
-def _count(bits: np.ndarray, one: np.uint32, place: Place, counts: np.ndarray) -> None:
+def _count(bits: np.ndarray, one: np.unsignedinteger, place: Place, counts: np.ndarray) -> None:
     place = np.uint64(place)
     for k in range(np.uint64(counts.size - 1)):
         counts[k + np.uint64(1)] += bits[place + k] == one

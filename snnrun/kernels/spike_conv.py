@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
+from snnrun.kernels.compiling import computed_in
 from snnrun.kernels.machine_code import compiled
-from snnrun.kernels.ones import Ones, by_column, by_row
-from snnrun.kernels.rows import empty
+from snnrun.kernels.ones import DENSEST, Ones, by_column, by_row
+from snnrun.kernels.rows import empty, memory
 from snnrun.kernels.threads import spread
 from snnrun.kernels.tiles import COLUMNS, add_rows, copy_row, copy_rows, new_tile
 
@@ -37,11 +38,12 @@ class Geometry(NamedTuple):
 def spike_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]
 ) -> Tensor:
-    """As `torch.nn.functional.conv2d`, of fp32 on the CPU, with channels innermost."""
-    ones = by_row(_rows(x)) if len(weight) % COLUMNS == 0 else None
+    """As `torch.nn.functional.conv2d`, of fp32 or bf16 on the CPU, with channels innermost."""
+    dtype = computed_in(weight)
+    ones = by_row(_rows(x), DENSEST[dtype]) if len(weight) % COLUMNS == 0 else None
     if ones is None:
         return F.conv2d(x, weight, bias, padding=padding)
-    return cast(Tensor, _SpikeConv.apply(x, ones, weight, bias, padding))
+    return cast(Tensor, _SpikeConv.apply(x, ones, weight, bias, padding, dtype))
 
 
 class _SpikeConv(Function):
@@ -53,22 +55,24 @@ class _SpikeConv(Function):
         weight: Tensor,
         bias: Tensor | None,
         padding: tuple[int, int],
+        dtype: torch.dtype,
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry = _geometry(x, weight, padding)
-        return _convolve(ones, x, weight, bias, ctx.geometry)
+        return _convolve(ones, x, weight, bias, ctx.geometry).to(dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        to_x, _, to_weight, to_bias, _ = ctx.needs_input_grad
+        to_x, _, to_weight, to_bias, *_ = ctx.needs_input_grad
         grad = grad.contiguous(memory_format=torch.channels_last)
         return (
             _input_gradient(grad, x, weight, ctx.geometry) if to_x else None,
             None,
             _weight_gradient(grad, x, weight, ctx.geometry) if to_weight else None,
-            _rows(grad).sum(0) if to_bias else None,
+            _rows(grad).sum(0).float() if to_bias else None,
+            None,
             None,
         )
 
@@ -94,7 +98,7 @@ def _convolve(
     ones: Ones, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
 ) -> Tensor:
     lines = len(x) * geometry.out_height
-    out = empty((lines * geometry.out_width, len(weight)), x.dtype)
+    out = empty((lines * geometry.out_width, len(weight)), weight.dtype)
     out[:] = 0 if bias is None else bias.detach()
     rows = ones.times_amplitude(_rows(weight)).view(len(weight), -1).t().contiguous()
     lists, flat = ones[:3], [t.numpy().reshape(-1) for t in (rows, out)]
@@ -104,9 +108,9 @@ def _convolve(
 
 def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     features, channels, down, across = weight.shape
-    out = empty((down * across * channels, features), x.dtype).zero_()
+    out = empty((down * across * channels, features), weight.dtype).zero_()
     ones, pixels = by_column(_rows(x)), x.numel() // channels
-    lists, flat = ones[:3], [_rows(grad).numpy().reshape(-1), out.numpy().reshape(-1)]
+    lists, flat = ones[:3], [memory(t).reshape(-1) for t in (_rows(grad), out)]
     parts = down * across * (features // COLUMNS)
     spread(parts, lambda lo, hi: _add_places(*lists, *flat, features, pixels, geometry, lo, hi))
     return _maps(ones.times_amplitude(out).t().contiguous().view(-1, channels), features, down)
@@ -114,10 +118,10 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry
 
 def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     padding, ones, zeros = geometry[-2:], (1, 1), (0, 0)
-    mask = (True, False, False)
+    mask, factors = (True, False, False), [t.to(grad.dtype) for t in (x, weight)]
     return torch.ops.aten.convolution_backward(
-        grad, x, weight, None, ones, padding, ones, False, zeros, 1, mask
-    )[0]
+        grad, *factors, None, ones, padding, ones, False, zeros, 1, mask
+    )[0].to(x.dtype)
 
 
 @compiled
@@ -190,7 +194,7 @@ def _add_places(
     hi: int,
 ) -> None:
     """Parts lo to hi of the gradient to the weights: of a tap, to `COLUMNS` features."""
-    flat, tile = places.reshape(-1), new_tile(size, grad)
+    flat, tile = places.reshape(-1), new_tile(size, out)
     channels, parts = start.shape[1] - 1, features // COLUMNS
     for part in range(lo, hi):
         tap, c = part // parts, part % parts * COLUMNS

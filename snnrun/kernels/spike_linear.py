@@ -7,89 +7,124 @@ so it is with the gradient to the weights, whose first factor is the spikes tran
 from typing import Any, cast
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
+from snnrun.kernels.compiling import computed_in
 from snnrun.kernels.machine_code import compiled
-from snnrun.kernels.ones import Ones, by_column, by_row
-from snnrun.kernels.rows import empty
+from snnrun.kernels.ones import DENSEST, Ones, by_column, by_row
+from snnrun.kernels.rows import empty, memory
 from snnrun.kernels.threads import spread
-from snnrun.kernels.tiles import COLUMNS, add_rows, copy_rows, new_tile
+from snnrun.kernels.tiles import (
+    COLUMNS,
+    add_rows,
+    copy_rows,
+    new_tile,
+    turn_in,
+    turn_out,
+    write_row,
+)
 
 
 def spike_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """As `kernels.weighted.linear`, for ``x`` of fp32, contiguous and on the CPU."""
-    ones = by_row(x.detach()) if len(weight) >= COLUMNS else None
+    """As `kernels.weighted.linear`, for ``x`` of fp32 or bf16, contiguous and on the CPU."""
+    dtype = computed_in(weight)
+    ones = by_row(x.detach(), DENSEST[dtype]) if len(weight) >= COLUMNS else None
     if ones is None:
         return F.linear(x, weight, bias)
-    return cast(Tensor, _SpikeLinear.apply(x, ones, weight, bias))
+    return cast(Tensor, _SpikeLinear.apply(x, ones, weight, bias, dtype))
 
 
 class _SpikeLinear(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, ones: Ones, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, ones: Ones, weight: Tensor, bias: Tensor | None, dtype: torch.dtype
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        rows = ones.times_amplitude(weight.detach()).t()
-        return _product(ones, rows, weight.new_zeros(len(weight)) if bias is None else bias)
+        out = empty((len(x), len(weight)), dtype)
+        _add_up(ones, ones.times_amplitude(weight).t(), bias, out)
+        return out
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, grad: Tensor
-    ) -> tuple[Tensor | None, None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        to_x, _, to_weight, to_bias = ctx.needs_input_grad
+        to_x, _, to_weight, to_bias, _ = ctx.needs_input_grad
         return (
-            grad @ weight if to_x else None,
+            (grad @ weight.to(grad.dtype)).to(x.dtype) if to_x else None,
             None,
-            _weight_gradient(by_column(x), grad).contiguous() if to_weight else None,
-            grad.sum(0) if to_bias else None,
+            _weight_gradient(by_column(x), grad, torch.empty_like(weight)) if to_weight else None,
+            grad.sum(0).to(weight.dtype) if to_bias else None,
+            None,
         )
 
 
 def spike_weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     """As `kernels.weighted.weight_gradient`, for ``x`` of 0 and an amplitude, fp32, on the CPU."""
     ones = by_column(x)
-    few = ones.few(x.numel()) and grad.shape[1] >= COLUMNS
-    return _weight_gradient(ones, grad) if few else grad.t() @ x
+    if not ones.few(x.numel()) or grad.shape[1] < COLUMNS:
+        return grad.t() @ x
+    return _weight_gradient(ones, grad, empty((x.shape[1], grad.shape[1]), grad.dtype).t())
 
 
-def _weight_gradient(ones: Ones, grad: Tensor) -> Tensor:
-    return ones.times_amplitude(_product(ones, grad, grad.new_zeros(grad.shape[1]))).t()
+def _weight_gradient(ones: Ones, grad: Tensor, out: Tensor) -> Tensor:
+    _add_up(ones, grad, None, out.t())
+    return ones.times_amplitude(out)
 
 
-def _product(ones: Ones, matrix: Tensor, begin: Tensor) -> Tensor:
-    """``begin`` [N] plus the rows of the matrix [summed, N] at the ones, for each row of these."""
-    rows, width = ones.start.shape[1] - 1, matrix.shape[1]
-    out = empty((rows, width), matrix.dtype)
-    lists = ones[:3]
-    flat = [t.detach().contiguous().numpy().reshape(-1) for t in (matrix, begin, out)]
-    spread(rows, lambda lo, hi: _add_up(*lists, *flat, lo, hi))
-    return out
+def _add_up(ones: Ones, matrix: Tensor, begin: Tensor | None, out: Tensor) -> None:
+    """Into ``out`` [R, N] ``begin`` [N] plus the rows of the matrix [summed, N] at the ones.
+
+    Summed in fp32, whatever the types of the matrix and of the result. Both may lie transposed.
+    """
+    lists, summed = ones[:3], len(matrix)
+    begin = torch.zeros(matrix.shape[1]) if begin is None else begin.detach().float().contiguous()
+    values, turned = _as_it_lies(matrix)
+    results, out_turned = _as_it_lies(out)
+    flat = (values, begin.numpy(), results)
+    spread(len(out), lambda lo, hi: _add_rows(*lists, summed, *flat, turned, out_turned, lo, hi))
+
+
+def _as_it_lies(x: Tensor) -> tuple[np.ndarray, bool]:
+    """The memory of a matrix, and whether it is that of the transposed one."""
+    turned = x.t().is_contiguous() and not x.is_contiguous()
+    return memory((x.t() if turned else x.contiguous()).detach()).reshape(-1), turned
 
 
 @compiled
-def _add_up(
+def _add_rows(
     places: np.ndarray,
     start: np.ndarray,
     size: int,
+    summed: int,
     matrix: np.ndarray,
     begin: np.ndarray,
     out: np.ndarray,
+    turned: bool,
+    out_turned: bool,
     lo: int,
     hi: int,
 ) -> None:
-    width, flat = begin.size, places.reshape(-1)
-    summed = matrix.size // width
-    tile = new_tile(size, matrix)
+    width, rows, flat = begin.size, start.shape[1] - 1, places.reshape(-1)
+    tile, sums = new_tile(size, begin), new_tile(hi - lo, begin)
     for column in range(0, width, COLUMNS):
         c = min(column, width - COLUMNS)  # the last columns are summed with some before them
         for block in range(start.shape[0]):
             room, first = block * places.shape[1], block * size
-            copy_rows(matrix, first * width + c, width, tile, min(size, summed - first))
+            n = min(size, summed - first)
+            if turned:
+                turn_in(matrix, c * summed + first, summed, tile, n)
+            else:
+                copy_rows(matrix, first * width + c, width, tile, n)
+            source, begun, step = (sums, 0, COLUMNS) if block else (begin, c, 0)
             for row in range(lo, hi):
-                at = row * width + c
-                source, place = (out, at) if block else (begin, c)
+                at = row - lo
                 one, last = room + start[block, row], room + start[block, row + 1]
-                add_rows(flat, one, last, tile, source, place, out, at)  # type: ignore[call-arg, arg-type]  # as compiled
+                add_rows(flat, one, last, tile, source, begun + at * step, sums, at * COLUMNS)  # type: ignore[call-arg, arg-type]  # as compiled
+        if out_turned:
+            turn_out(sums, hi - lo, out, c * rows + lo, rows)
+        else:
+            for row in range(lo, hi):
+                write_row(sums, row - lo, out, row * width + c)

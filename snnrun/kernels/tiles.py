@@ -11,7 +11,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from snnrun.kernels.machine_code import compiled
-from snnrun.kernels.rows import LINE, Place, ahead
+from snnrun.kernels.rows import LINE, Place, ahead, get, put
 
 VECTORS, LANES = 4, 16  # registers that sum, and the values of each (512 bits)
 COLUMNS = VECTORS * LANES  # summed at once
@@ -42,7 +42,35 @@ def copy_row(matrix: np.ndarray, place: Place, tile: np.ndarray, row: Place) -> 
     """`COLUMNS` values from a place on to a row of the tile."""
     place, to = np.uint64(place), np.uint64(row * COLUMNS)
     for j in range(np.uint64(COLUMNS)):
-        tile[to + j] = matrix[place + j]
+        tile[to + j] = get(matrix, place + j)
+
+
+@compiled
+def turn_in(
+    matrix: np.ndarray, place: Place, width: Place, tile: np.ndarray, columns: Place
+) -> None:
+    """As `copy_rows`, of the transposed matrix: some values of each of its `COLUMNS` rows."""
+    place, width = np.uint64(place), np.uint64(width)
+    for j in range(np.uint64(COLUMNS)):
+        for row in range(np.uint64(columns)):
+            tile[row * np.uint64(COLUMNS) + j] = get(matrix, place + j * width + row)
+
+
+@compiled
+def write_row(tile: np.ndarray, row: Place, out: np.ndarray, place: Place) -> None:
+    """A row of the tile to memory from a place on, rounding if that is bfloat16."""
+    place, begin = np.uint64(place), np.uint64(row * COLUMNS)
+    for j in range(np.uint64(COLUMNS)):
+        put(tile[begin + j], out, place + j)
+
+
+@compiled
+def turn_out(tile: np.ndarray, rows: Place, out: np.ndarray, place: Place, width: Place) -> None:
+    """The other way round than `turn_in`."""
+    place, width = np.uint64(place), np.uint64(width)
+    for j in range(np.uint64(COLUMNS)):
+        for row in range(np.uint64(rows)):
+            put(tile[row * np.uint64(COLUMNS) + j], out, place + j * width + row)
 
 
 @intrinsic

@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snnrun.kernels.compiling import compiles
+from snnrun.kernels.compiling import compiles, computed_in
 
 LEAST_ROWS = 512  # of inputs: laying out the weights takes as long as some hundred of them
 LEAST_PRODUCTS = 2**26  # of which all are done in a quarter of a millisecond
-LEAST_CHANNELS = 64  # into a convolution: lists of fewer are too short
+# By the type of the product: all of it takes half as long in bfloat16, listing the ones does not.
+LEAST_OUTPUTS = {torch.float32: 1, torch.bfloat16: 256}
+LEAST_CHANNELS = {torch.float32: 64, torch.bfloat16: 128}  # into a convolution: or lists are short
 _skips = False
 
 
@@ -36,10 +38,15 @@ def skips_zeros(skip: bool) -> Iterator[None]:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``x @ weight.T + bias`` for inputs [R, K], weights [N, K] and biases [N].
 
-    If asked to by `skip_zeros`, spikes (values of 0 and 1 in fp32, on a CPU) are not multiplied
-    where few of them are 1. The result is the same up to the order in which sums are taken.
+    If asked to by `skip_zeros`, spikes (values of 0 and 1, on a CPU) are not multiplied where few
+    of them are 1. The result is the same up to the order in which sums are taken. Where autocast
+    asks for bfloat16 the weights are added up in fp32 nevertheless, and the sums are rounded.
     """
-    if not (_suits(x, weight) and _pays(len(x), x.numel() * len(weight))):
+    if not (
+        _suits(x, weight)
+        and len(weight) >= LEAST_OUTPUTS[computed_in(weight)]
+        and _pays(len(x), x.numel() * len(weight))
+    ):
         return F.linear(x, weight, bias)
     from snnrun.kernels.spike_linear import spike_linear  # imports the compiler
 
@@ -48,7 +55,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     """``grad.T @ x`` [N, K], the gradient of `linear` to its weights, for ``grad`` [R, N]."""
-    if not (_suits(x, grad) and _pays(len(x), x.numel() * grad.shape[1])):
+    if not (
+        _suits(x, grad)
+        and computed_in(grad) == torch.float32
+        and _pays(len(x), x.numel() * grad.shape[1])
+    ):
         return grad.t() @ x
     from snnrun.kernels.spike_linear import spike_weight_gradient
 
@@ -68,11 +79,13 @@ def conv2d(x: Tensor, op: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> Ten
 
 
 def _suits(x: Tensor, other: Tensor) -> bool:
+    """Whether fp32 values are multiplied by ones that may be spikes, in a type that is known."""
+    computed = computed_in(other)
     return (
         _skips
-        and compiles(x, torch.float32)
+        and computed in LEAST_CHANNELS
+        and compiles(x, torch.float32, computed)
         and other.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
     )
 
 
@@ -85,7 +98,7 @@ def _skippable(op: nn.Conv2d, x: Tensor, weight: Tensor) -> bool:
         op.groups == 1
         and op.stride == op.dilation == (1, 1)
         and not isinstance(op.padding, str)
-        and op.in_channels >= LEAST_CHANNELS
+        and op.in_channels >= LEAST_CHANNELS[computed_in(weight)]
         and all(t.is_contiguous(memory_format=torch.channels_last) for t in (x, weight))
         and _pays(x.numel() // op.in_channels, x.numel() * weight[:, 0].numel())
     )

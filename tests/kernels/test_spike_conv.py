@@ -9,7 +9,7 @@ from snnrun.kernels import spike_conv as module
 from snnrun.kernels.ones import DENSEST
 from snnrun.kernels.spike_conv import spike_conv2d
 from snnrun.kernels.tiles import COLUMNS
-from snnrun.kernels.weighted import conv2d, skips_zeros
+from snnrun.kernels.weighted import LEAST_CHANNELS, conv2d, skips_zeros
 
 KERNELS = {  # kernel, padding
     "same": ((3, 3), (1, 1)),
@@ -39,7 +39,7 @@ def with_gradients(function, x, weight, bias, padding):
     leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
     y = function(*leaves, padding=padding)
     torch.manual_seed(1)
-    return [y.detach(), *torch.autograd.grad(y, leaves, last(whole_numbers(*y.shape)))]
+    return [y.detach(), *torch.autograd.grad(y, leaves, last(whole_numbers(*y.shape)).to(y.dtype))]
 
 
 @pytest.fixture
@@ -64,6 +64,32 @@ def test_values_and_gradients_are_those_of_all_products(
     assert all(t.is_contiguous(memory_format=torch.channels_last) for t in found[:3])
 
 
+@pytest.mark.parametrize("arriving", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(("kernel", "padding"), KERNELS.values(), ids=KERNELS)
+def test_in_bf16_values_and_gradients_are_rounded_once(
+    kernel, padding, arriving, threads, convolved
+):
+    """Of the exact values: those of whole numbers, whatever the order of their sums."""
+    x = spikes(3, 40, 9, 7, rate=0.15)
+    weight, bias = last(whole_numbers(2 * COLUMNS, 40, *kernel)), whole_numbers(2 * COLUMNS)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = with_gradients(spike_conv2d, x.to(arriving), weight, bias, padding)
+    assert len(convolved) == 1
+    y, to_x, to_weight, to_bias = with_gradients(F.conv2d, x, weight, bias, padding)
+    expected = y.bfloat16(), to_x.bfloat16().to(arriving), to_weight, to_bias.bfloat16().float()
+    for here, there in zip(found, expected, strict=True):
+        assert here.dtype == there.dtype
+        assert torch.equal(here, there)
+
+
+def test_in_bf16_it_is_chosen_for_more_channels(convolved):
+    for channels in (least := LEAST_CHANNELS[torch.bfloat16], least - 1):
+        op, x = nn.Conv2d(channels, COLUMNS, 3), spikes(8, channels, 16, 16, rate=0.1)
+        with skips_zeros(True), torch.autocast("cpu", torch.bfloat16):
+            conv2d(x.bfloat16(), op, last(op.weight.detach()), op.bias)
+    assert len(convolved) == 1
+
+
 def test_a_gradient_may_come_in_any_layout():
     x, weight = spikes(3, 40, 6, 6), last(whole_numbers(COLUMNS, 40, 3, 3)).requires_grad_()
     for above in (whole_numbers(3, COLUMNS, 6, 6), whole_numbers(1).expand(3, COLUMNS, 6, 6)):
@@ -74,7 +100,8 @@ def test_a_gradient_may_come_in_any_layout():
 
 def test_many_spikes_and_other_values_are_multiplied(convolved):
     weight = last(torch.randn(COLUMNS, 40, 3, 3))
-    for x in (spikes(3, 40, 6, 6, rate=1.2 * DENSEST), last(torch.randn(3, 40, 6, 6).relu())):
+    densest = DENSEST[torch.float32]
+    for x in (spikes(3, 40, 6, 6, rate=1.2 * densest), last(torch.randn(3, 40, 6, 6).relu())):
         assert torch.equal(spike_conv2d(x, weight, None, (1, 1)), F.conv2d(x, weight, padding=1))
     assert not convolved
 
