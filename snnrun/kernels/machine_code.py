@@ -4,14 +4,20 @@ Numba counts the files of a function's signatures in an index that it reads, cha
 back. Two processes that add a signature each at the same time, one in single and one in double
 precision, can leave the index of the one with the code of the other: every later process that
 wants it fails. So they take turns.
+
+Code is kept as long as the file of its function is as it was. What it calls from other files has
+become part of it, so here all files of the kernels have to be as they were.
 """
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numba
 from filelock import FileLock
+
+KERNELS = Path(__file__).parent
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -45,8 +51,16 @@ def _kept(function: Callable[..., Any], **how: Any) -> Any:
     except RuntimeError:  # neither the package nor the user's cache folder can be written
         return numba.njit(**how)(function)
     files = compiled._cache._cache_file
+    files._source_stamp = (files._source_stamp, _stamp())
     files.save, files.load = (_in_turn(files, call) for call in (files.save, files.load))
     return compiled
+
+
+@cache
+def _stamp() -> tuple[float, int]:
+    """When the newest file of the kernels was written, and how large they are together."""
+    files = [file.stat() for file in KERNELS.rglob("*.py")]
+    return max((f.st_mtime for f in files), default=0.0), sum(f.st_size for f in files)
 
 
 def _in_turn(files: Any, call: Callable[..., Any]) -> Callable[..., Any]:

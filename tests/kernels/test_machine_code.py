@@ -8,6 +8,7 @@ import numba
 import numpy as np
 import pytest
 
+from snnrun.kernels import machine_code
 from snnrun.kernels.machine_code import compiled
 
 SOURCE = "def add_one(x):\n    x[0] += 1\n"
@@ -34,6 +35,21 @@ def test_what_one_process_has_compiled_another_finds(process):
     first(x.copy())  # and stays: it is no module's, where the other would find its environment
     again(x)
     assert x == [1] and again.stats.cache_hits
+
+
+def test_code_is_not_kept_when_another_file_of_the_kernels_has_changed(
+    process, monkeypatch, tmp_path
+):
+    called = tmp_path / "called.py"
+    monkeypatch.setattr(machine_code, "KERNELS", tmp_path)
+    for text, hit in (("ONE = 1", False), ("ONE = 1", True), ("TWO = 1 + 1", False)):
+        if not hit:
+            called.write_text(text)
+        machine_code._stamp.cache_clear()
+        function = process()
+        function(np.zeros(1))
+        assert bool(function.stats.cache_hits) == hit
+    machine_code._stamp.cache_clear()
 
 
 def test_two_that_keep_code_at_once_take_turns(process):
