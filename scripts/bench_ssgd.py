@@ -22,13 +22,13 @@ from tables import Measured, keep, machine
 from torch import Tensor, nn
 
 from snnrun import checkpoint
-from snnrun.kernels import active_conv, events_torch
-from snnrun.kernels.active_units import fire
-from snnrun.kernels.event_stack import Plan, event_stack, gather, suits
-from snnrun.kernels.events import Events, Readout, Unit, to_dense
+from snnrun.kernels.events import active_conv, eager
+from snnrun.kernels.events.active_units import fire
+from snnrun.kernels.events.lists import Events, Readout, Unit, to_dense
+from snnrun.kernels.events.stack import Plan, event_stack, gather, suits
 from snnrun.kernels.leaky import leaky
-from snnrun.kernels.parameters import LIFParameters
-from snnrun.kernels.weighted import linear, skip_zeros
+from snnrun.kernels.lif.parameters import LIFParameters
+from snnrun.kernels.products.weighted import linear, skip_zeros
 from snnrun.measure.memory import MIB, counted
 from snnrun.neurons.lif import LIFNeuron
 from snnrun.neurons.surrogate import Surrogate
@@ -149,13 +149,13 @@ def calibrated(x: Tensor, n_out: int, spikes: float, active: float) -> tuple[Ten
     low, high = 0.0, 1000.0
     for _ in range(18):
         scale = (low + high) / 2
-        v = events_torch.potentials(current * scale, UNIT)
+        v = eager.potentials(current * scale, UNIT)
         busy = float((v > UNIT.threshold).float().mean())
         low, high = (scale, high) if busy < spikes else (low, scale)
     near = (v - UNIT.threshold).abs().flatten()
     window = near.kthvalue(max(1, int(active * near.numel()))).values
     unit = replace(UNIT, window=float(window))
-    return (raw * scale).t(), unit, events_torch.compact(v, unit).spikes
+    return (raw * scale).t(), unit, eager.compact(v, unit).spikes
 
 
 def made_up(steps: int, width: int, activity: tuple[float, ...], batch: int = 16) -> Case:
@@ -226,7 +226,7 @@ def activity(case: Case) -> str:
     spikes, shares = case.x, []
     for w, unit in zip(case.weights[:-1], case.plan.units, strict=True):
         with torch.no_grad():
-            v = events_torch.potentials((spikes @ w.t()).transpose(0, 1), unit)
+            v = eager.potentials((spikes @ w.t()).transpose(0, 1), unit)
         near = (v - unit.threshold).abs() < unit.window
         spikes = (v > unit.threshold).float().transpose(0, 1)
         shares.append(f"{100 * float(spikes.mean()):.2f}/{100 * float(near.float().mean()):.2f}")

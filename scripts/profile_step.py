@@ -41,7 +41,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from snnrun.config import CONF, RunSpec, build
 from snnrun.errors import UserError
-from snnrun.kernels.threads import spread
+from snnrun.kernels.compiled.threads import spread
 from snnrun.loop import Loop
 from snnrun.measure.health import Health
 from snnrun.measure.latency import StepTimer

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from snnrun.errors import UserError
-from snnrun.kernels.weighted import skip_zeros
+from snnrun.kernels.products.weighted import skip_zeros
 
 CHOICES = {
     "products": ("plain", "onednn"),

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snnrun.kernels.ones import DENSEST
-from snnrun.kernels.weighted import linear, skips_zeros
+from snnrun.kernels.products.ones import DENSEST
+from snnrun.kernels.products.weighted import linear, skips_zeros
 from snnrun.kits.between import Between
 from snnrun.kits.norm import normalised
 from snnrun.plan import CHOICES, PRECISION, Plan

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from snnrun.data.binning import Binning
 from snnrun.data.events import Events
-from snnrun.kernels.machine_code import compiled
-from snnrun.kernels.threads import spread
+from snnrun.kernels.compiled.machine_code import compiled
+from snnrun.kernels.compiled.threads import spread
 
 CHUNK = 8  # recordings whose steps are found at once; more fall out of the cache
 

@@ -6,7 +6,7 @@ All tensors are [1, B, ...].
 import torch
 from torch import Tensor
 
-from snnrun.kernels.compiling import compiles
+from snnrun.kernels.compiled.compiling import compiles
 
 
 def settled(current: Tensor, subtracted: float) -> Tensor:

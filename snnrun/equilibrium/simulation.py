@@ -7,9 +7,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from snnrun.kernels.compiling import compiles
-from snnrun.kernels.multistep import lif
-from snnrun.kernels.parameters import State
+from snnrun.kernels.compiled.compiling import compiles
+from snnrun.kernels.lif.multistep import lif
+from snnrun.kernels.lif.parameters import State
 from snnrun.kits.norm import moments
 from snnrun.kits.synapse import Synapse, apply, is_static, rows
 from snnrun.models.network import Chain, Layer

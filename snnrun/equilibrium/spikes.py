@@ -8,7 +8,7 @@ from torch import Tensor
 
 from snnrun.equilibrium.loop import Loop
 from snnrun.equilibrium.simulation import total_weight
-from snnrun.kernels.compiling import compiles
+from snnrun.kernels.compiled.compiling import compiles
 
 
 @dataclass(kw_only=True)

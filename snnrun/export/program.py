@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from snnrun.errors import require
 from snnrun.export.units import constants
-from snnrun.kernels import eager
-from snnrun.kernels.parameters import LIFParameters
+from snnrun.kernels.lif import eager
+from snnrun.kernels.lif.parameters import LIFParameters
 from snnrun.kits.between import Between, Scale, SequenceDropout
 from snnrun.kits.plain import Feedback
 from snnrun.kits.relu import Rectifier

@@ -3,7 +3,7 @@
 from torch import nn
 
 from snnrun.errors import ConfigError
-from snnrun.kernels.parameters import LIFParameters
+from snnrun.kernels.lif.parameters import LIFParameters
 from snnrun.neurons.lif import LIFNeuron
 from snnrun.neurons.plif import PLIFNeuron
 

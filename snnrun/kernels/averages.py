@@ -11,11 +11,11 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
-from snnrun.kernels.machine_code import compiled
-from snnrun.kernels.parameters import LIFParameters
-from snnrun.kernels.recursion import Constants, charged, constants_of, left
-from snnrun.kernels.rows import Place, flat, laid_out
-from snnrun.kernels.threads import split
+from snnrun.kernels.compiled.machine_code import compiled
+from snnrun.kernels.compiled.rows import Place, flat, laid_out
+from snnrun.kernels.compiled.threads import split
+from snnrun.kernels.lif.parameters import LIFParameters
+from snnrun.kernels.lif.recursion import Constants, charged, constants_of, left
 
 
 def firing(

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from snnrun.kernels.machine_code import compiled, summed
-from snnrun.kernels.rows import Place, empty, get, memory, put
-from snnrun.kernels.threads import spread
+from snnrun.kernels.compiled.machine_code import compiled, summed
+from snnrun.kernels.compiled.rows import Place, empty, get, memory, put
+from snnrun.kernels.compiled.threads import spread
 
 
 def batch_norm(

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun.kernels.machine_code import compiled
-from snnrun.kernels.rows import Place, empty, flat
-from snnrun.kernels.threads import spread
+from snnrun.kernels.compiled.machine_code import compiled
+from snnrun.kernels.compiled.rows import Place, empty, flat
+from snnrun.kernels.compiled.threads import spread
 
 BLOCK = 512  # bytes of bits that are written together
 PER_BYTE = 8

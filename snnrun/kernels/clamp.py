@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun.kernels.machine_code import compiled
-from snnrun.kernels.rows import Place, empty, flat, laid_out
-from snnrun.kernels.threads import split
+from snnrun.kernels.compiled.machine_code import compiled
+from snnrun.kernels.compiled.rows import Place, empty, flat, laid_out
+from snnrun.kernels.compiled.threads import split
 
 
 def settled(current: Tensor, subtracted: float) -> Tensor:

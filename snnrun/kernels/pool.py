@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from snnrun.kernels.machine_code import compiled
-from snnrun.kernels.rows import empty, load, memory, store
-from snnrun.kernels.threads import spread
+from snnrun.kernels.compiled.machine_code import compiled
+from snnrun.kernels.compiled.rows import empty, load, memory, store
+from snnrun.kernels.compiled.threads import spread
 
 BLOCK = 2048  # values that are read together: long loops, within the first-level cache
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from snnrun.kernels.machine_code import compiled
-from snnrun.kernels.rows import Place, empty, flat
-from snnrun.kernels.threads import split
+from snnrun.kernels.compiled.machine_code import compiled
+from snnrun.kernels.compiled.rows import Place, empty, flat
+from snnrun.kernels.compiled.threads import split
 
 BLOCK = 512  # values that are compared at once
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from snnrun.kernels.compiling import compiles
+from snnrun.kernels.compiled.compiling import compiles
 
 _IN_FULL = ContextVar("_IN_FULL", default=False)
 

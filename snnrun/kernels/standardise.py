@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from snnrun.kernels.machine_code import compiled, summed
-from snnrun.kernels.rows import laid_out
-from snnrun.kernels.threads import spread
+from snnrun.kernels.compiled.machine_code import compiled, summed
+from snnrun.kernels.compiled.rows import laid_out
+from snnrun.kernels.compiled.threads import spread
 
 
 def standardise(weight: Tensor, gain: Tensor, eps: float) -> Tensor:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from snnrun.kernels.machine_code import compiled, contracted
-from snnrun.kernels.rows import empty
-from snnrun.kernels.slopes import Kind, kind_of, slope
-from snnrun.kernels.threads import split
+from snnrun.kernels.compiled.machine_code import compiled, contracted
+from snnrun.kernels.compiled.rows import empty
+from snnrun.kernels.compiled.threads import split
+from snnrun.kernels.lif.slopes import Kind, kind_of, slope
 from snnrun.neurons.surrogate import Surrogate
 
 

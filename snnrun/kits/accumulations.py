@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnrun.kernels.compiling import compiles
-from snnrun.kernels.parameters import LIFParameters
+from snnrun.kernels.compiled.compiling import compiles
+from snnrun.kernels.lif.parameters import LIFParameters
 from snnrun.kits.plain import Feedback, Kit
 from snnrun.kits.stepwise import (
     AccumulateAndFire,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from snnrun import ranks
-from snnrun.kernels.compiling import compiles
+from snnrun.kernels.compiled.compiling import compiles
 
 
 class Between(nn.Module):

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snnrun import ranks
-from snnrun.kernels.compiling import compiles
+from snnrun.kernels.compiled.compiling import compiles
 
 NORMS = ("none", "bn", "tdbn", "sws")
 OVER_STEPS = ("bn", "tdbn")  # whose statistics in training are over all steps

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from snnrun.errors import choice
-from snnrun.kernels.compiling import COMPILED_FROM, compiles
-from snnrun.kernels.parameters import LIFParameters
+from snnrun.kernels.compiled.compiling import COMPILED_FROM, compiles
+from snnrun.kernels.lif.parameters import LIFParameters
 from snnrun.kits.step_op import StepOp
 from snnrun.kits.synapse import Synapse
 from snnrun.neurons.base import Neuron

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from snnrun.kernels.weighted import conv2d, linear
+from snnrun.kernels.products.weighted import conv2d, linear
 from snnrun.kits.norm import TimeBatchNorm
 
 Op = nn.Linear | nn.Conv2d | nn.ConvTranspose2d

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from snnrun.kernels.compiling import compiles
-from snnrun.kernels.parameters import LIFParameters
+from snnrun.kernels.compiled.compiling import compiles
+from snnrun.kernels.lif.parameters import LIFParameters
 from snnrun.kits.plain import Feedback, Kit
 from snnrun.kits.stepwise import (
     Conventions,

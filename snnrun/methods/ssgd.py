@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snnrun.errors import ConfigError, choice, require
-from snnrun.kernels import active_conv, event_stack
-from snnrun.kernels.event_stack import KERNELS, Plan
-from snnrun.kernels.events import Readout, Unit
+from snnrun.kernels.events import active_conv, stack
+from snnrun.kernels.events.lists import Readout, Unit
+from snnrun.kernels.events.stack import KERNELS, Plan
 from snnrun.kernels.leaky import leaky
 from snnrun.kits.plain import Kit
 from snnrun.kits.synapse import Op, Synapse, fan_in, is_static
@@ -148,8 +148,8 @@ class SSGD(Method):
         """See Method.step."""
         assert isinstance(net, Chain)
         plan = self._plan(net)
-        quiet = plan is not None and not is_static(x) and event_stack.suits(x)
-        arrived = event_stack.gather(x, self.kernel) if quiet else None
+        quiet = plan is not None and not is_static(x) and stack.suits(x)
+        arrived = stack.gather(x, self.kernel) if quiet else None
         active: list[Tensor] = []
         if plan is None or arrived is None:
             if plan is not None:
@@ -157,7 +157,7 @@ class SSGD(Method):
             logits, counts = self._by_layer(net, x)
         else:
             batch, weights = x.shape[1], _weights(net)
-            logits, counts, active = event_stack.event_stack(arrived, batch, weights, plan)
+            logits, counts, active = stack.event_stack(arrived, batch, weights, plan)
         loss = F.cross_entropy(logits, y)
         for count in counts:
             loss = loss + self._penalty(count)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from snnrun.errors import require
-from snnrun.kernels.parameters import LIFParameters
+from snnrun.kernels.lif.parameters import LIFParameters
 from snnrun.kits.accumulations import AccumulationInput
 from snnrun.kits.stepwise import Once, constants, state_bytes
 from snnrun.kits.traces import TraceInput

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from snnrun.errors import require
 from snnrun.kernels.leaky import leaky
-from snnrun.kernels.parameters import LIFParameters
+from snnrun.kernels.lif.parameters import LIFParameters
 from snnrun.neurons.lif import LIF, LIFNeuron
 
 

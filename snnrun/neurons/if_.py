@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from snnrun.kernels.parameters import LIFParameters
+from snnrun.kernels.lif.parameters import LIFParameters
 from snnrun.neurons.base import Neuron
 from snnrun.neurons.lif import LIFNeuron, check_firing
 from snnrun.neurons.surrogate import Surrogate

@@ -10,8 +10,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from snnrun.errors import choice, require
-from snnrun.kernels.multistep import counted_lif, lif
-from snnrun.kernels.parameters import LIFParameters, State
+from snnrun.kernels.lif.multistep import counted_lif, lif
+from snnrun.kernels.lif.parameters import LIFParameters, State
 from snnrun.neurons.base import Neuron, SpikingNeuron
 from snnrun.neurons.surrogate import Surrogate
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from snnrun.errors import require
-from snnrun.kernels.multistep import lif
-from snnrun.kernels.parameters import State, TrainedParameters
+from snnrun.kernels.lif.multistep import lif
+from snnrun.kernels.lif.parameters import State, TrainedParameters
 from snnrun.neurons.base import Neuron, SpikingNeuron
 from snnrun.neurons.lif import check_firing
 from snnrun.neurons.surrogate import Surrogate

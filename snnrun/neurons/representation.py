@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from snnrun.kernels.multistep import lif
-from snnrun.kernels.parameters import LIFParameters, State
+from snnrun.kernels.lif.multistep import lif
+from snnrun.kernels.lif.parameters import LIFParameters, State
 from snnrun.neurons.base import Neuron, SpikingNeuron
 from snnrun.neurons.surrogate import Surrogate
 

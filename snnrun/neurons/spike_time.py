@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from snnrun import ranks
-from snnrun.kernels.compiling import compiles
+from snnrun.kernels.compiled.compiling import compiles
 from snnrun.neurons.base import SpikingNeuron
 
 

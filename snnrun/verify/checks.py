@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from snnrun.config import RunSpec
 from snnrun.equilibrium.solvers import fixed_point
 from snnrun.errors import ConfigError
-from snnrun.kernels import eager
-from snnrun.kernels.compiling import COMPILED_FROM
-from snnrun.kernels.multistep import lif
-from snnrun.kernels.parameters import LIFParameters
+from snnrun.kernels.compiled.compiling import COMPILED_FROM
+from snnrun.kernels.lif import eager
+from snnrun.kernels.lif.multistep import lif
+from snnrun.kernels.lif.parameters import LIFParameters
 from snnrun.methods.ide import IDE
 from snnrun.methods.spide import SPIDE
 from snnrun.models.network import Chain, Network

@@ -13,11 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snnrun.kernels import active_conv, events_dense
-from snnrun.kernels import event_stack as event_stack_module
-from snnrun.kernels.event_stack import Plan, backend, event_stack, gather
-from snnrun.kernels.events import Events, Incoming, Readout, Record, Unit, from_mask, rows, to_dense
-from snnrun.kernels.events_torch import compact
+from snnrun.kernels.events import active_conv, stack
+from snnrun.kernels.events import dense as dense_form
+from snnrun.kernels.events.eager import compact
+from snnrun.kernels.events.lists import (
+    Events,
+    Incoming,
+    Readout,
+    Record,
+    Unit,
+    from_mask,
+    rows,
+    to_dense,
+)
+from snnrun.kernels.events.stack import Plan, backend, event_stack, gather
 from snnrun.measure.memory import counted
 
 LIF = Unit(leak=0.9, synapse=None, threshold=1.0, drop=1.0, window=0.2, steepness=100.0)
@@ -386,25 +395,25 @@ def test_convolution_equals_the_neurons_of_the_plain_form(monkeypatch, limit, st
 @pytest.mark.parametrize("unit", [LIF, CUBA], ids=["lif", "cuba_lif"])
 def test_dense_form_of_a_layer_is_that_of_the_reference(unit):
     _, first, second, weight, eps = layer(unit)
-    record = events_dense.forward(first.spikes, weight, unit, B)
+    record = dense_form.forward(first.spikes, weight, unit, B)
     assert torch.equal(record.spikes.index, second.spikes.index)
     assert torch.equal(record.active.index, second.active.index)
     assert torch.equal(record.slope, second.slope)
     driven = Incoming(second.active, eps, torch.randn(B, weight.shape[1], dtype=torch.float64))
     for active in (first.active, None):
         case = first.spikes, active, driven, weight, (unit.leak, unit.synapse), B
-        found, wanted = (form.backward(*case) for form in (events_dense, backend("torch", CPU)))
+        found, wanted = (form.backward(*case) for form in (dense_form, backend("torch", CPU)))
         assert worst([found[0]], [wanted[0]]) < 1e-12
         torch.testing.assert_close(found[1], wanted[1], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("rate", "sparse"), [(0.02, True), (0.5, False)])
 def test_lists_suit_only_few_spikes(rate, sparse):
-    assert event_stack_module.suits(spike_train(rate=rate)) == sparse
+    assert stack.suits(spike_train(rate=rate)) == sparse
 
 
 def test_busy_layers_run_dense_and_it_is_said_once(caplog):
-    event_stack_module._say_dense.cache_clear()
+    stack._say_dense.cache_clear()
     weights = net()
     with caplog.at_level(logging.INFO):
         for _ in range(2):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from snnrun.kernels import event_stack as event_stack_module
-from snnrun.kernels.event_stack import event_stack, gather
+from snnrun.kernels.events import stack
+from snnrun.kernels.events.stack import event_stack, gather
 from snnrun.measure.health import Health
 from snnrun.measure.spikes import SpikeMeter
 from snnrun.methods.base import Method
@@ -52,7 +52,7 @@ def test_busy_input_runs_dense_with_the_loss_of_the_lists(specified, monkeypatch
     spec = specified("method=ssgd", "dataset=synthetic", "hardware.precision=fp64")
     losses = []
     for limit in (1.0, 0.0):
-        monkeypatch.setattr(event_stack_module, "INPUT_FROM", limit)
+        monkeypatch.setattr(stack, "INPUT_FROM", limit)
         torch.manual_seed(0)
         model, _ = build_net(spec, CPU)
         x = (torch.rand(20, 6, 1, 8, 8) < 0.05).double()

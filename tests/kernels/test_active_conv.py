@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from snnrun.kernels.active_conv import _nonzero
-from snnrun.kernels.active_units import BLOCK, fire
-from snnrun.kernels.events import Unit, from_mask, to_dense
+from snnrun.kernels.events.active_conv import _nonzero
+from snnrun.kernels.events.active_units import BLOCK, fire
+from snnrun.kernels.events.lists import Unit, from_mask, to_dense
 
 UNIT = Unit(leak=0.9, synapse=None, threshold=0.7, drop=0.6, window=0.2, steepness=100.0)
 

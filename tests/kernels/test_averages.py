@@ -6,9 +6,9 @@ import pytest
 import torch
 import units
 
-from snnrun.kernels import eager
 from snnrun.kernels.averages import coupling, firing
-from snnrun.kernels.threads import CUT
+from snnrun.kernels.compiled.threads import CUT
+from snnrun.kernels.lif import eager
 
 IF = replace(units.UNITS, leak=1.0)
 UNITS = {

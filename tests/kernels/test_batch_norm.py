@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from snnrun.kernels.batch_norm import batch_norm
-from snnrun.kernels.compiling import COMPILED_FROM
+from snnrun.kernels.compiled.compiling import COMPILED_FROM
 from snnrun.kits.norm import TimeBatchNorm
 
 EPS = 1e-5

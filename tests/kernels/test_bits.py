@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from snnrun.kernels.bits import BLOCK, PER_BYTE, pack, unpack
-from snnrun.kernels.compiling import COMPILED_FROM
+from snnrun.kernels.compiled.compiling import COMPILED_FROM
 from snnrun.kernels.saved import saved_in_full, saves_less, spikes_as_bits
 
 SHAPES = {

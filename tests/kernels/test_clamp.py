@@ -5,7 +5,7 @@ import torch
 
 from snnrun.equilibrium import clamp as dispatch
 from snnrun.kernels import clamp
-from snnrun.kernels.threads import CUT
+from snnrun.kernels.compiled.threads import CUT
 
 C, SCALE = 0.7, 3.0
 RAGGED = [(1, 1, 1), (3, 5, 7), (1, 1, CUT), (2, 3, 1461)]

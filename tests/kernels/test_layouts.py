@@ -3,9 +3,9 @@ import torch
 from torch import nn
 from units import UNITS
 
-from snnrun.kernels.compiling import COMPILED_FROM
-from snnrun.kernels.multistep import lif
-from snnrun.kernels.parameters import TrainedParameters
+from snnrun.kernels.compiled.compiling import COMPILED_FROM
+from snnrun.kernels.lif.multistep import lif
+from snnrun.kernels.lif.parameters import TrainedParameters
 from snnrun.kits.between import Between
 from snnrun.kits.synapse import Synapse
 

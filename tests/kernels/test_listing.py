@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from snnrun.kernels.listing import AT_ONCE, LONGEST, list_ones
+from snnrun.kernels.products.listing import AT_ONCE, LONGEST, list_ones
 
 ONE = {np.uint16: 0x3F80, np.uint32: 0x3F800000}
 

@@ -2,14 +2,16 @@ import os
 import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from threading import Thread
 
 import numba
 import numpy as np
 import pytest
 
-from snnrun.kernels import machine_code
-from snnrun.kernels.machine_code import compiled
+from snnrun import kernels
+from snnrun.kernels.compiled import machine_code
+from snnrun.kernels.compiled.machine_code import compiled
 
 SOURCE = "def add_one(x):\n    x[0] += 1\n"
 
@@ -40,6 +42,7 @@ def test_what_one_process_has_compiled_another_finds(process):
 def test_code_is_not_kept_when_another_file_of_the_kernels_has_changed(
     process, monkeypatch, tmp_path
 ):
+    assert Path(kernels.__file__).parent == machine_code.KERNELS
     called = tmp_path / "called.py"
     monkeypatch.setattr(machine_code, "KERNELS", tmp_path)
     for text, hit in (("ONE = 1", False), ("ONE = 1", True), ("TWO = 1 + 1", False)):
@@ -84,8 +87,8 @@ def test_without_a_place_for_it_code_is_compiled_all_the_same(process, monkeypat
 GRADIENTS = """
 import hashlib
 import torch
-from snnrun.kernels.multistep import lif
-from snnrun.kernels.parameters import LIFParameters, TrainedParameters
+from snnrun.kernels.lif.multistep import lif
+from snnrun.kernels.lif.parameters import LIFParameters, TrainedParameters
 from snnrun.neurons.surrogate import Surrogate
 
 torch.set_num_threads(1)

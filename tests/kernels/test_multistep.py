@@ -12,10 +12,10 @@ import pytest
 import torch
 from units import UNITS
 
-from snnrun.kernels import cpu, eager, multistep
-from snnrun.kernels.cpu_steps import LONGEST, PIECE, block_of
-from snnrun.kernels.multistep import counted_lif, lif
-from snnrun.kernels.parameters import State, TrainedParameters
+from snnrun.kernels.lif import cpu, eager, multistep
+from snnrun.kernels.lif.cpu_steps import LONGEST, PIECE, block_of
+from snnrun.kernels.lif.multistep import counted_lif, lif
+from snnrun.kernels.lif.parameters import State, TrainedParameters
 from snnrun.kernels.step import through_spikes
 from snnrun.neurons.surrogate import SURROGATES, Surrogate
 
@@ -131,7 +131,7 @@ def dispatched(current, p, membrane):
 @pytest.fixture(params=["eager", "cpu", TRITON])
 def backend(request, monkeypatch):
     """One kernel whatever the device; Triton's runs in its interpreter (conftest.py)."""
-    kernel = import_module(f"snnrun.kernels.{request.param}")
+    kernel = import_module(f"snnrun.kernels.lif.{request.param}")
     monkeypatch.setattr(multistep, "_backend", lambda current: kernel)
     return kernel
 
@@ -155,7 +155,7 @@ def test_compiled_kernel_equals_the_eager_one(kernel, p, name, dtype, tolerance)
     above, carried = currents(6, 3, 200, dtype=dtype, seed=2), currents(3, 200, dtype=dtype, seed=3)
     results, device = [], TRITON_DEVICE if kernel == "cuda" else "cpu"
     x, v, above, carried = (tensor.to(device) for tensor in (x, v, above, carried))
-    for each in (eager, import_module(f"snnrun.kernels.{kernel}")):
+    for each in (eager, import_module(f"snnrun.kernels.lif.{kernel}")):
         spikes, after, kept = each.forward(x, v, p, keep=True)
         *grads, to_held, to_constants = each.backward(kept, above, carried, p)
         results.append((spikes, after, *grads))
@@ -190,7 +190,7 @@ def test_compiled_gradients_to_the_constants_equal_the_eager_ones_in_single_prec
     x, v = currents(6, 3, 200, dtype=torch.float32), torch.zeros(3, 200)
     above, sums, device = torch.ones_like(x), [], TRITON_DEVICE if kernel == "cuda" else "cpu"
     x, v, above = (tensor.to(device) for tensor in (x, v, above))
-    for each in (eager, import_module(f"snnrun.kernels.{kernel}")):
+    for each in (eager, import_module(f"snnrun.kernels.lif.{kernel}")):
         with torch.no_grad():
             _, _, kept = each.forward(x, v, trained(p), keep=True)
             sums.append(each.backward(kept, above, v, trained(p))[-1])
@@ -254,7 +254,7 @@ def test_compiled_delay_and_counts_equal_the_eager_ones(kernel, static, steps, p
         tensor.to(device) for tensor in (x, v, carried, held, above_counts, above)
     )
     waiting, results = held if p.delay else None, []
-    for each in (eager, import_module(f"snnrun.kernels.{kernel}")):
+    for each in (eager, import_module(f"snnrun.kernels.lif.{kernel}")):
         counts = torch.zeros_like(v)
         with torch.no_grad():
             spikes, _, kept = each.forward(x, v, p, keep=True, held=waiting, counts=counts)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from snnrun.kernels.compiling import COMPILED_FROM
+from snnrun.kernels.compiled.compiling import COMPILED_FROM
 from snnrun.kernels.rectify import BLOCK, rectify
 from snnrun.neurons.spike_time import SpikeTimeNeuron, rectified
 

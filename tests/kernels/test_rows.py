@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from snnrun.kernels.rows import LINE, empty
+from snnrun.kernels.compiled.rows import LINE, empty
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)

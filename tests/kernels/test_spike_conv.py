@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from snnrun.kernels import spike_conv as module
-from snnrun.kernels.ones import DENSEST
-from snnrun.kernels.spike_conv import spike_conv2d
-from snnrun.kernels.tiles import COLUMNS
-from snnrun.kernels.weighted import LEAST_CHANNELS, conv2d, skips_zeros
+from snnrun.kernels.products import spike_conv as module
+from snnrun.kernels.products.ones import DENSEST
+from snnrun.kernels.products.spike_conv import spike_conv2d
+from snnrun.kernels.products.tiles import COLUMNS
+from snnrun.kernels.products.weighted import LEAST_CHANNELS, conv2d, skips_zeros
 
 KERNELS = {  # kernel, padding
     "same": ((3, 3), (1, 1)),

@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from snnrun.kernels import spike_linear as module
-from snnrun.kernels.ones import DENSEST, LARGEST_BLOCK
-from snnrun.kernels.spike_linear import spike_linear, spike_weight_gradient
-from snnrun.kernels.tiles import COLUMNS
-from snnrun.kernels.weighted import (
+from snnrun.kernels.products import spike_linear as module
+from snnrun.kernels.products.ones import DENSEST, LARGEST_BLOCK
+from snnrun.kernels.products.spike_linear import spike_linear, spike_weight_gradient
+from snnrun.kernels.products.tiles import COLUMNS
+from snnrun.kernels.products.weighted import (
     LEAST_OUTPUTS,
     LEAST_PRODUCTS,
     LEAST_ROWS,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from units import UNITS
 
-from snnrun.kernels.compiling import COMPILED_FROM
+from snnrun.kernels.compiled.compiling import COMPILED_FROM
 from snnrun.kernels.step import add_through_spikes, fire, integrate_and_fire, through_spikes
 from snnrun.kits.accumulations import AccumulationNeuron
 from snnrun.kits.stepwise import Fire

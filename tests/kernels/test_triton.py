@@ -10,7 +10,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 COMPILE = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from snnrun.kernels import {module} as module
+from snnrun.kernels.{package} import cuda as module
 
 def build(kernel, pointers, constants):
     numbers = dict.fromkeys(("units", "hop", "above_hop", "steps"), "i32")
@@ -25,8 +25,8 @@ LISTS = ("index", "start", "spike_index", "spike_start", "active_index", "active
 LISTS = {name: "*i32" for name in (*LISTS, "at_index", "at_start")}
 
 
-def compiled(module: str, *calls: str) -> None:
-    code = COMPILE.format(module=module, calls="\n".join(calls))
+def compiled(package: str, *calls: str) -> None:
+    code = COMPILE.format(package=package, calls="\n".join(calls))
     environment = os.environ | {"TRITON_INTERPRET": "0"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
@@ -43,14 +43,14 @@ def test_kernels_of_lif_layers(current):
         flags = {"CUT": code == 5, "SUM": total, "TRAINED": code < 2}
         constants = {"SURROGATE": code, **flags, "BLOCK": 512}
         calls.append(f"build(module._backward, {states | given}, {constants})")
-    compiled("cuda", *calls)
+    compiled("lif", *calls)
 
 
 @pytest.mark.parametrize("synapse", [False, True])
 def test_event_driven_kernels(synapse):
     flags = {"DRIVEN": True, "BELOW": True, "SYNAPSE": synapse, "BLOCK": 128}
     compiled(
-        "events_triton",
+        "events",
         f"build(module._forward, {LISTS}, {{'SYNAPSE': {synapse}, 'BLOCK': 128}})",
         f"build(module._backward, {LISTS}, {flags})",
     )

@@ -1,6 +1,6 @@
 """Units that the tests of this folder start from."""
 
-from snnrun.kernels.parameters import LIFParameters
+from snnrun.kernels.lif.parameters import LIFParameters
 from snnrun.neurons.surrogate import Surrogate
 
 UNITS = LIFParameters(

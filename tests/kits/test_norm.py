@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from snnrun.kernels.compiling import COMPILED_FROM
+from snnrun.kernels.compiled.compiling import COMPILED_FROM
 from snnrun.kits.norm import StandardisedWeight, TimeBatchNorm
 
 pytestmark = pytest.mark.usefixtures("fp64")

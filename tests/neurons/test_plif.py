@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from snnrun.errors import ConfigError
-from snnrun.kernels.compiling import COMPILED_FROM
+from snnrun.kernels.compiled.compiling import COMPILED_FROM
 from snnrun.neurons.plif import PLIF
 from snnrun.neurons.spike import spike
 from snnrun.neurons.surrogate import Surrogate

@@ -10,8 +10,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from snnrun.kernels.machine_code import compiled
-from snnrun.kernels.rows import LINE, Place, ahead, get, put
+from snnrun.kernels.compiled.machine_code import compiled
+from snnrun.kernels.compiled.rows import LINE, Place, ahead, get, put
 
 VECTORS, LANES = 4, 16  # registers that sum, and the values of each (512 bits)
 COLUMNS = VECTORS * LANES  # summed at once

@@ -16,7 +16,7 @@ from numba import types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
-from snnrun.kernels.machine_code import compiled
+from snnrun.kernels.compiled.machine_code import compiled
 
 BFLOAT16_ONE = 0x3F80  # the bits of 1
 Place = int | np.uint64  # in an array of memory, or a number of values

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from snnrun.kernels import eager
-from snnrun.kernels.compiling import COMPILED_FROM
-from snnrun.kernels.parameters import LIFParameters, State
+from snnrun.kernels.compiled.compiling import COMPILED_FROM
+from snnrun.kernels.lif import eager
+from snnrun.kernels.lif.parameters import LIFParameters, State
 
 
 def lif(current: Tensor, state: State | None, parameters: LIFParameters) -> tuple[Tensor, State]:
@@ -89,11 +89,11 @@ def _reads(current: Tensor) -> bool:
 def _backend(current: Tensor) -> ModuleType:
     """The kernel for the device; eager for few units on a CPU, as compiled code takes a second."""
     if current.device.type == "cpu" and current.numel() >= COMPILED_FROM:
-        from snnrun.kernels import cpu
+        from snnrun.kernels.lif import cpu
 
         return cpu
     if current.device.type == "cuda" and find_spec("triton") is not None:
-        return import_module("snnrun.kernels.cuda")  # named so that no type checker needs triton
+        return import_module("snnrun.kernels.lif.cuda")  # by name: type checkers need no triton
     return eager
 
 

@@ -11,8 +11,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from snnrun.kernels.machine_code import compiled
-from snnrun.kernels.rows import Place
+from snnrun.kernels.compiled.machine_code import compiled
+from snnrun.kernels.compiled.rows import Place
 
 AT_ONCE = 8
 LONGEST = 256  # values whose places are bytes

@@ -7,7 +7,7 @@ the same gives the same spikes bit by bit.
 import torch
 from torch import Tensor
 
-from snnrun.kernels.parameters import LIFParameters
+from snnrun.kernels.lif.parameters import LIFParameters
 
 
 def forward(

@@ -7,7 +7,16 @@ call: two matrix products and one scan per layer, which is what wins when many u
 import torch
 from torch import Tensor
 
-from snnrun.kernels.events import Events, Incoming, Readout, Record, Unit, from_mask, rows, to_dense
+from snnrun.kernels.events.lists import (
+    Events,
+    Incoming,
+    Readout,
+    Record,
+    Unit,
+    from_mask,
+    rows,
+    to_dense,
+)
 
 
 def gather(x: Tensor) -> Events | None:

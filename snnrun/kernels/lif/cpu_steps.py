@@ -7,10 +7,10 @@ at once. Long stretches, because what the hardware fetches beyond their ends is 
 
 import numpy as np
 
-from snnrun.kernels.machine_code import compiled, contracted, summed
-from snnrun.kernels.recursion import Constants, charged, left, times, to_potential, to_spike
-from snnrun.kernels.rows import BFLOAT16_ONE, Place, ahead, get, put
-from snnrun.kernels.slopes import Kind, slope
+from snnrun.kernels.compiled.machine_code import compiled, contracted, summed
+from snnrun.kernels.compiled.rows import BFLOAT16_ONE, Place, ahead, get, put
+from snnrun.kernels.lif.recursion import Constants, charged, left, times, to_potential, to_spike
+from snnrun.kernels.lif.slopes import Kind, slope
 
 PIECE = 128  # units between two requests
 LONGEST = 16 * PIECE  # units of a block

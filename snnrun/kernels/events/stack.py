@@ -19,8 +19,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from snnrun.errors import require
-from snnrun.kernels import events_torch
-from snnrun.kernels.events import Events, Incoming, Readout, Record, Unit, counts, pointers, rows
+from snnrun.kernels.events import eager
+from snnrun.kernels.events.lists import (
+    Events,
+    Incoming,
+    Readout,
+    Record,
+    Unit,
+    counts,
+    pointers,
+    rows,
+)
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +65,12 @@ def backend(kernel: str, device: torch.device) -> ModuleType:
         require(
             device.type == "cpu", f"method.kernel: numba runs on the CPU, not on {device}; use auto"
         )
-        from snnrun.kernels import events_cpu
+        from snnrun.kernels.events import cpu
 
-        return events_cpu
+        return cpu
     if kernel == "triton":  # optional, and named so that no type checker needs it
-        return import_module("snnrun.kernels.events_triton")
-    return events_torch
+        return import_module("snnrun.kernels.events.cuda")
+    return eager
 
 
 def suits(x: Tensor) -> bool:
@@ -164,10 +173,10 @@ def _suited(
 
 def _dense_form(device: torch.device) -> ModuleType:
     if device.type != "cpu":
-        return events_torch
-    from snnrun.kernels import events_dense
+        return eager
+    from snnrun.kernels.events import dense
 
-    return events_dense
+    return dense
 
 
 @cache

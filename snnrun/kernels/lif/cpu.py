@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun.kernels.cpu_steps import block_of, run, run_back
-from snnrun.kernels.parameters import LIFParameters
-from snnrun.kernels.recursion import constants_of
-from snnrun.kernels.rows import empty, memory
-from snnrun.kernels.slopes import kind_of
-from snnrun.kernels.threads import CUT, split
+from snnrun.kernels.compiled.rows import empty, memory
+from snnrun.kernels.compiled.threads import CUT, split
+from snnrun.kernels.lif.cpu_steps import block_of, run, run_back
+from snnrun.kernels.lif.parameters import LIFParameters
+from snnrun.kernels.lif.recursion import constants_of
+from snnrun.kernels.lif.slopes import kind_of
 
 
 def forward(

@@ -1,17 +1,17 @@
 """LIF units on the CPU that list which of them come near their threshold, and when.
 
 Only these active events carry the gradient of `snnrun.methods.ssgd`. Units run sample by sample, so
-that their potentials stay in the cache, and the lists come in the order of `events.Events`.
+that their potentials stay in the cache, and the lists come in the order of `lists.Events`.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun.kernels.events import Events, Unit, pointers
-from snnrun.kernels.machine_code import compiled
-from snnrun.kernels.rows import Place
-from snnrun.kernels.threads import spread
+from snnrun.kernels.compiled.machine_code import compiled
+from snnrun.kernels.compiled.rows import Place
+from snnrun.kernels.compiled.threads import spread
+from snnrun.kernels.events.lists import Events, Unit, pointers
 
 BLOCK = 64  # units looked at together for a potential near the threshold
 

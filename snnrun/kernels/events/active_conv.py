@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from snnrun.kernels.active_units import fire, flat_array, joined, through_window, with_room
-from snnrun.kernels.events import Events, Unit
-from snnrun.kernels.machine_code import compiled, contracted
-from snnrun.kernels.rows import Place, empty
-from snnrun.kernels.threads import spread
+from snnrun.kernels.compiled.machine_code import compiled, contracted
+from snnrun.kernels.compiled.rows import Place, empty
+from snnrun.kernels.compiled.threads import spread
+from snnrun.kernels.events.active_units import fire, flat_array, joined, through_window, with_room
+from snnrun.kernels.events.lists import Events, Unit
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from snnrun.kernels.machine_code import compiled
-from snnrun.kernels.parameters import LIFParameters
+from snnrun.kernels.compiled.machine_code import compiled
+from snnrun.kernels.lif.parameters import LIFParameters
 
 
 class Constants(NamedTuple):

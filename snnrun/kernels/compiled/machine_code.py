@@ -17,7 +17,7 @@ from typing import Any
 import numba
 from filelock import FileLock
 
-KERNELS = Path(__file__).parent
+KERNELS = Path(__file__).parents[1]  # all folders of them
 
 
 def compiled(function: Callable[..., Any]) -> Any:

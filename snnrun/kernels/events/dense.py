@@ -1,24 +1,24 @@
 """The dense form of a busy layer on the CPU: matrix products, and compiled walks through time.
 
-Takes and gives the same index lists as `events_cpu`, whose kernels it runs with one event per step:
-the row of currents forwards, the row of deltas backwards. Nothing dense outlives a call.
+Takes and gives the same index lists as `cpu`, whose kernels it runs with one event per step: the
+row of currents forwards, the row of deltas backwards. Nothing dense outlives a call.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun.kernels import events_cpu
-from snnrun.kernels.events import Events, Incoming, Record, Unit
-from snnrun.kernels.machine_code import compiled
-from snnrun.kernels.threads import spread
-from snnrun.kernels.weighted import linear, weight_gradient
+from snnrun.kernels.compiled.machine_code import compiled
+from snnrun.kernels.compiled.threads import spread
+from snnrun.kernels.events import cpu
+from snnrun.kernels.events.lists import Events, Incoming, Record, Unit
+from snnrun.kernels.products.weighted import linear, weight_gradient
 
 
 def forward(spikes: Events, weight: Tensor, unit: Unit, batch: int) -> Record:
-    """Run a layer over all its steps; as `events_torch.forward`."""
+    """Run a layer over all its steps; as `eager.forward`."""
     currents = linear(_dense(spikes, weight), weight.t(), None)
-    return events_cpu.forward(_every_row(len(currents)), currents, unit, batch)
+    return cpu.forward(_every_row(len(currents)), currents, unit, batch)
 
 
 def backward(
@@ -29,10 +29,10 @@ def backward(
     leaks: tuple[float, float | None],
     batch: int,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of one weighted connection; as `events_torch.backward`."""
+    """Gradients of one weighted connection; as `eager.backward`."""
     steps = len(spikes.start) - 1
     delta = weight.new_zeros(steps, weight.shape[1])
-    walk = events_cpu.steps_back(_every_row(steps), None, incoming, delta, leaks, batch)
+    walk = cpu.steps_back(_every_row(steps), None, incoming, delta, leaks, batch)
     spread(batch, lambda lo, hi: walk(lo, hi, delta, weight.new_zeros(0)))
     grad_weight = weight_gradient(_dense(spikes, weight), delta).t()
     if active is None:

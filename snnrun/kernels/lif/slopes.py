@@ -12,7 +12,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from snnrun.kernels.machine_code import contracted
+from snnrun.kernels.compiled.machine_code import contracted
 from snnrun.neurons.surrogate import Surrogate
 
 Kind = tuple[int, ...]

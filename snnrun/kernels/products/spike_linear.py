@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from snnrun.kernels.compiling import computed_in
-from snnrun.kernels.machine_code import compiled
-from snnrun.kernels.ones import DENSEST, Ones, by_column, by_row
-from snnrun.kernels.rows import empty, memory
-from snnrun.kernels.threads import spread
-from snnrun.kernels.tiles import (
+from snnrun.kernels.compiled.compiling import computed_in
+from snnrun.kernels.compiled.machine_code import compiled
+from snnrun.kernels.compiled.rows import empty, memory
+from snnrun.kernels.compiled.threads import spread
+from snnrun.kernels.products.ones import DENSEST, Ones, by_column, by_row
+from snnrun.kernels.products.tiles import (
     COLUMNS,
     add_rows,
     copy_rows,
@@ -29,7 +29,7 @@ from snnrun.kernels.tiles import (
 
 
 def spike_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """As `kernels.weighted.linear`, for ``x`` of fp32 or bf16, contiguous and on the CPU."""
+    """As `weighted.linear`, for ``x`` of fp32 or bf16, contiguous and on the CPU."""
     dtype = computed_in(weight)
     ones = by_row(x.detach(), DENSEST[dtype]) if len(weight) >= COLUMNS else None
     if ones is None:
@@ -62,7 +62,7 @@ class _SpikeLinear(Function):
 
 
 def spike_weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
-    """As `kernels.weighted.weight_gradient`, for ``x`` of 0 and an amplitude, fp32, on the CPU."""
+    """As `weighted.weight_gradient`, for ``x`` of 0 and an amplitude, fp32, on the CPU."""
     ones = by_column(x)
     if not ones.few(x.numel()) or grad.shape[1] < COLUMNS:
         return grad.t() @ x

@@ -1,7 +1,7 @@
 """What the event-driven kernels exchange: index lists, and the constants of the units between them.
 
-Nothing here depends on a backend; `events_torch` is the readable reference, `events_cpu` the
-compiled form, `events_triton` the one for CUDA devices.
+Nothing here depends on a backend; `eager` is the readable reference, `cpu` the compiled form,
+`cuda` the one for CUDA devices.
 Sparse spiking gradient descent: Perez-Nieves and Goodman, NeurIPS 2021, arXiv 2105.08810.
 """
 

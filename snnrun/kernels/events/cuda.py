@@ -3,8 +3,8 @@
 One program per sample and block of output units walks through time with the units in registers. The
 forward pass writes potentials that live until they are compacted to lists. With TRITON_INTERPRET=1
 set before the import it runs on the CPU, slowly, which is how it is tested. On an H200 with other
-work a step of SHD's net took longer than with `events_torch`, so `auto` never chooses it. (Triton
-takes no annotations but its own.)
+work a step of SHD's net took longer than with `eager`, so `auto` never chooses it. (Triton takes no
+annotations but its own.)
 """
 
 import torch
@@ -12,14 +12,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from snnrun.kernels.events import Events, Incoming, Record, Unit
-from snnrun.kernels.events_torch import compact, gather, read
+from snnrun.kernels.events.eager import compact, gather, read
+from snnrun.kernels.events.lists import Events, Incoming, Record, Unit
 
 __all__ = ["backward", "forward", "gather", "read"]
 
 
 def forward(spikes: Events, weight: Tensor, unit: Unit, batch: int) -> Record:
-    """Run a layer over all its steps; as `events_torch.forward`."""
+    """Run a layer over all its steps; as `eager.forward`."""
     steps, units = (len(spikes.start) - 1) // batch, weight.shape[1]
     v = weight.new_empty(batch, steps, units)
     synapse = 0.0 if unit.synapse is None else unit.synapse
@@ -40,7 +40,7 @@ def backward(
     leaks: tuple[float, float | None],
     batch: int,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of one weighted connection; as `events_torch.backward`."""
+    """Gradients of one weighted connection; as `eager.backward`."""
     steps, units = (len(spikes.start) - 1) // batch, weight.shape[1]
     grad_weight = torch.zeros_like(weight)
     below = spikes if active is None else active

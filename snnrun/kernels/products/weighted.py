@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snnrun.kernels.compiling import compiles, computed_in
+from snnrun.kernels.compiled.compiling import compiles, computed_in
 
 LEAST_ROWS = 512  # of inputs: laying out the weights takes as long as some hundred of them
 LEAST_PRODUCTS = 2**26  # of which all are done in a quarter of a millisecond
@@ -48,7 +48,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         and _pays(len(x), x.numel() * len(weight))
     ):
         return F.linear(x, weight, bias)
-    from snnrun.kernels.spike_linear import spike_linear  # imports the compiler
+    from snnrun.kernels.products.spike_linear import spike_linear  # imports the compiler
 
     return spike_linear(x, weight, bias)
 
@@ -61,7 +61,7 @@ def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
         and _pays(len(x), x.numel() * grad.shape[1])
     ):
         return grad.t() @ x
-    from snnrun.kernels.spike_linear import spike_weight_gradient
+    from snnrun.kernels.products.spike_linear import spike_weight_gradient
 
     return spike_weight_gradient(x, grad)
 
@@ -73,7 +73,7 @@ def conv2d(x: Tensor, op: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> Ten
     """
     if not (_suits(x, weight) and _skippable(op, x, weight)):
         return F.conv2d(x, weight, bias, op.stride, op.padding, op.dilation, op.groups)
-    from snnrun.kernels.spike_conv import spike_conv2d
+    from snnrun.kernels.products.spike_conv import spike_conv2d
 
     return spike_conv2d(x, weight, bias, cast(tuple[int, int], op.padding))
 

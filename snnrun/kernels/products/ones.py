@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from snnrun.kernels.bits import first_spike
-from snnrun.kernels.listing import LONGEST, list_ones
-from snnrun.kernels.machine_code import compiled
-from snnrun.kernels.rows import BFLOAT16_ONE, Place, memory
-from snnrun.kernels.threads import spread
+from snnrun.kernels.compiled.machine_code import compiled
+from snnrun.kernels.compiled.rows import BFLOAT16_ONE, Place, memory
+from snnrun.kernels.compiled.threads import spread
+from snnrun.kernels.products.listing import LONGEST, list_ones
 
 LARGEST_BLOCK = 160  # rows of the other factor, 40 KiB of them; an index fits into a byte
 # Share of ones from which a product of all values is as fast, by the type it is computed in.

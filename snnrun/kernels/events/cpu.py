@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun.kernels.events import Events, Incoming, Readout, Record, Unit
-from snnrun.kernels.machine_code import compiled, summed
-from snnrun.kernels.rows import Place
-from snnrun.kernels.threads import spread
+from snnrun.kernels.compiled.machine_code import compiled, summed
+from snnrun.kernels.compiled.rows import Place
+from snnrun.kernels.compiled.threads import spread
+from snnrun.kernels.events.lists import Events, Incoming, Readout, Record, Unit
 
 BLOCK = 64  # units looked at together for a potential near the threshold
 NO_SYNAPSE = -1.0
@@ -23,7 +23,7 @@ LEAST_SCALE = 1e-6  # of gradients kept up to a factor; below, the factor is mul
 
 
 def gather(x: Tensor) -> Events | None:
-    """Ones of a chunk ``x`` [T, B, ...]; as `events_torch.gather`."""
+    """Ones of a chunk ``x`` [T, B, ...]; as `eager.gather`."""
     steps, batch = x.shape[:2]
     values = x.detach().contiguous().view(steps, batch, -1).numpy()
     bits = values.view(f"u{values.itemsize}")
@@ -35,7 +35,7 @@ def gather(x: Tensor) -> Events | None:
 
 
 def forward(spikes: Events, weight: Tensor, unit: Unit, batch: int) -> Record:
-    """Run a layer over all its steps; as `events_torch.forward`."""
+    """Run a layer over all its steps; as `eager.forward`."""
     index, start, w = spikes.index.numpy(), spikes.start.numpy(), _array(weight)
     steps = (len(start) - 1) // batch
     constants = _constants(unit, w.dtype)
@@ -48,7 +48,7 @@ def forward(spikes: Events, weight: Tensor, unit: Unit, batch: int) -> Record:
 
 
 def read(spikes: Events, weight: Tensor, readout: Readout, batch: int) -> tuple[Tensor, Tensor]:
-    """Logits and the steps of the maxima; as `events_torch.read`."""
+    """Logits and the steps of the maxima; as `eager.read`."""
     index, start, w = spikes.index.numpy(), spikes.start.numpy(), _array(weight)
     logits = np.zeros((batch, w.shape[1]), w.dtype)
     at = np.zeros(logits.shape, np.int32)
@@ -65,7 +65,7 @@ def backward(
     leaks: tuple[float, float | None],
     batch: int,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of one weighted connection; as `events_torch.backward`."""
+    """Gradients of one weighted connection; as `eager.backward`."""
     grad_in = weight.new_zeros(0 if active is None else len(active.index))
     walk = steps_back(spikes, active, incoming, weight, leaks, batch)
 

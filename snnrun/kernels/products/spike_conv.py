@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from snnrun.kernels.compiling import computed_in
-from snnrun.kernels.machine_code import compiled
-from snnrun.kernels.ones import DENSEST, Ones, by_column, by_row
-from snnrun.kernels.rows import empty, memory
-from snnrun.kernels.threads import spread
-from snnrun.kernels.tiles import COLUMNS, add_rows, copy_row, copy_rows, new_tile
+from snnrun.kernels.compiled.compiling import computed_in
+from snnrun.kernels.compiled.machine_code import compiled
+from snnrun.kernels.compiled.rows import empty, memory
+from snnrun.kernels.compiled.threads import spread
+from snnrun.kernels.products.ones import DENSEST, Ones, by_column, by_row
+from snnrun.kernels.products.tiles import COLUMNS, add_rows, copy_row, copy_rows, new_tile
 
 
 class Geometry(NamedTuple):
