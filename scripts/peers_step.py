@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # forward, current and gradient in and gradient out going backward.
 COPIED = 2 * 4 + 3 * 4
 
-SEGMENTS = 4  # of a sequence, whose graphs are kept in turn
+SEGMENT = 8  # steps of a sequence whose graph is kept at a time
 
 
 def child(contender: str, workload: str, device: str, batch: int | None) -> None:
@@ -169,9 +169,12 @@ def _segmented(net, x: "torch.Tensor", y: "torch.Tensor"):
     from snnrun.methods.base import Update
     from snnrun.methods.segments import learn_sequence
 
+    segments = len(x) // SEGMENT
+    if segments < 2:
+        raise ValueError(f"{len(x)} steps are not cut into parts of {SEGMENT}")
     sgd = ("name=sgd", "lr=1e-4", "momentum=0", "weight_decay=0", "schedule=constant")
     overrides = ["method=bptt", "dataset=synthetic", "model.norm=none"]
-    overrides += [f"method.timesteps={len(x)}", f"method.segments={SEGMENTS}"]
+    overrides += [f"method.timesteps={len(x)}", f"method.segments={segments}"]
     overrides += [f"method.optim.{key}" for key in sgd]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         method = build(compose("config", overrides=overrides)).method
@@ -179,7 +182,7 @@ def _segmented(net, x: "torch.Tensor", y: "torch.Tensor"):
 
     def step():
         loss_of = lambda outputs: F.cross_entropy(outputs.mean(0), y)  # noqa: E731
-        return learn_sequence(method, net, update, x, loss_of, segments=SEGMENTS).loss
+        return learn_sequence(method, net, update, x, loss_of, segments=segments).loss
 
     return step
 
