@@ -15,8 +15,8 @@ PYTHON is the interpreter of an environment with spikingjelly, snntorch and nors
 ours, the ReLU net and a plain loop over time run. A name with +switches has float32 products sent
 to oneDNN (in bfloat16 on CPUs with AMX) and allocator thresholds raised, +compile also
 torch.compile, which the first step waits for: its wall time is a column; ours+segments keeps the
-graph of eight steps at a time (method.segments). vgg_sws and resnet19 are
-our nets with each library's neurons. Who cannot do a workload is left out, and the reason printed.
+graph of eight steps at a time (method.segments). vgg_sws and resnet19 are our nets with each
+library's neurons. Who cannot do a workload is left out, and the reason printed.
 """
 
 import argparse
